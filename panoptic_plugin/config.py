@@ -1,0 +1,185 @@
+"""Every config key, and the way from a YAML file to a config.
+
+:func:`get_cfg` gives Detectron2's defaults plus all keys of all systems, so one config works in every script.
+:func:`load_config` reads a YAML file with its ``_BASE_`` chain. A config file is data: it is read with YAML's safe
+loader and can never run code.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Hashable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from detectron2.config import CfgNode
+from detectron2.config import get_cfg as get_detectron2_cfg
+
+from panoptic_plugin.backbones.config import add_backbone_config
+from panoptic_plugin.errors import ConfigError
+from panoptic_plugin.registry import suggestion
+from panoptic_plugin.systems.panoptic_deeplab.config import add_panoptic_deeplab_keys
+
+MAX_BASE_DEPTH = 8
+
+
+def get_cfg() -> CfgNode:
+    """Detectron2's default config with every key this package adds."""
+    cfg = get_detectron2_cfg()
+    add_panoptic_deeplab_keys(cfg)
+    add_backbone_config(cfg)
+    _add_common_keys(cfg)
+    return cfg
+
+
+def _add_common_keys(cfg: CfgNode) -> None:
+    # Panoptic datasets described in the config itself: a list of {NAME, IMAGE_ROOT, PANOPTIC_JSON, PANOPTIC_ROOT,
+    # SEM_SEG_ROOT}. Relative paths start at $DETECTRON2_DATASETS (default: ./datasets).
+    cfg.DATASETS.CUSTOM = []
+    # Training targets by name: "panoptic_deeplab", or "semantic" for semantic segmentation alone.
+    cfg.INPUT.TARGET_GENERATOR = "panoptic_deeplab"
+    # Random brightness, contrast and saturation, each within +-20 %.
+    cfg.INPUT.COLOR_JITTER = False
+    # Random quarter turns, for images without an up side (microscopy, aerial photos).
+    cfg.INPUT.ROTATE90 = False
+    # Precision of autocast where SOLVER.AMP.ENABLED: "float16" (CUDA only) or "bfloat16".
+    cfg.SOLVER.AMP.DTYPE = "float16"
+    # Images a batch in evaluation.
+    cfg.TEST.BATCH_SIZE = 1
+    # Also write the predictions as COCO panoptic JSON and PNG below OUTPUT_DIR/inference.
+    cfg.TEST.SAVE_PREDICTIONS = False
+
+
+def load_config(path: str | Path, overrides: Sequence[Any] = ()) -> CfgNode:
+    """A YAML file and ``KEY VALUE`` overrides, merged over :func:`get_cfg`.
+
+    Args:
+        path: the YAML file. Its ``_BASE_`` names one file or a list of files, relative to it; later ones win, and
+            the file itself wins over all of them.
+        overrides: KEY, VALUE, KEY, VALUE, ... as they stand on a command line.
+
+    Returns:
+        The merged config, not frozen.
+
+    Raises:
+        ConfigError: a missing or malformed file, a Python tag, a duplicate or unknown key, a value of another type,
+            a cycle of ``_BASE_``; the message names the file and the key.
+    """
+    cfg = get_cfg()
+    for file, content in _base_chain(Path(path), ()):
+        _merge_file(cfg, file, content)
+    _merge_overrides(cfg, list(overrides))
+    return cfg
+
+
+def _base_chain(path: Path, below: tuple[Path, ...]) -> Iterable[tuple[Path, dict[str, Any]]]:
+    """(file, its own content) of everything that ``path`` builds on, in merging order, then ``path`` itself."""
+    resolved = path.expanduser().resolve()
+    if resolved in below:
+        chain = " -> ".join(str(file) for file in (*below, resolved))
+        raise ConfigError(f"{path}: _BASE_ leads back to a file that is being read ({chain}); remove one link")
+    if len(below) >= MAX_BASE_DEPTH:
+        raise ConfigError(f"{below[0]}: _BASE_ is nested more than {MAX_BASE_DEPTH} deep; flatten it")
+    content = _read_yaml(path)
+    bases = content.pop("_BASE_", [])
+    for base in [bases] if isinstance(bases, str) else bases:
+        if not isinstance(base, str) or re.match(r"\w+://", base):
+            raise ConfigError(f"{path}: _BASE_ holds {base!r}; expected a local file or a list of local files")
+        yield from _base_chain(resolved.parent / Path(base).expanduser(), (*below, resolved))
+    yield resolved, content
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """The safe loader, which also refuses a key that stands twice in one mapping."""
+
+    def construct_mapping(self, node, deep=False):
+        seen: set[Hashable] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=deep)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands twice", key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        folder = path.parent
+        there = sorted(file.name for file in folder.glob("*.yaml")) if folder.is_dir() else []
+        hint = suggestion(path.name, there) if there else f"The folder {folder} holds no YAML file."
+        raise ConfigError(f"config file {path} does not exist. {hint}")
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        if "could not determine a constructor for the tag" in reason:
+            reason += "; a config file is data and runs no code: write the value out literally"
+        raise ConfigError(f"config file {path} cannot be read: {reason}") from None
+    if content is None:
+        content = {}
+    if not isinstance(content, dict):
+        raise ConfigError(f"config file {path} holds a {type(content).__name__}, expected KEY: VALUE lines")
+    return content
+
+
+def _merge_file(cfg: CfgNode, path: Path, content: dict[str, Any]) -> None:
+    version = content.get("VERSION", cfg.VERSION)
+    if version != cfg.VERSION:
+        raise ConfigError(
+            f"{path}: VERSION is {version}, expected {cfg.VERSION}; rewrite its keys in the current names"
+        )
+    _check_keys(cfg, content, str(path))
+    try:
+        cfg.merge_from_other_cfg(CfgNode(content))
+    except (KeyError, ValueError, AssertionError) as error:
+        raise ConfigError(f"{path}: {_reason(error)}") from None
+
+
+def _merge_overrides(cfg: CfgNode, overrides: list[Any]) -> None:
+    if len(overrides) % 2:
+        raise ConfigError(
+            f"overrides are KEY VALUE pairs, but {len(overrides)} words were found: {' '.join(map(str, overrides))}"
+        )
+    for key, value in zip(overrides[::2], overrides[1::2], strict=True):
+        _check_dotted_key(cfg, str(key), "command line")
+        try:
+            cfg.merge_from_list([key, value])
+        except (KeyError, ValueError, AssertionError) as error:
+            raise ConfigError(f"command line: {key} {value}: {_reason(error)}") from None
+
+
+def _check_keys(cfg: CfgNode, content: dict[str, Any], source: str, prefix: str = "") -> None:
+    for key, value in content.items():
+        dotted = f"{prefix}{key}"
+        _check_dotted_key(cfg, dotted, source)
+        if isinstance(value, dict):
+            _check_keys(cfg, value, source, f"{dotted}.")
+
+
+def _check_dotted_key(cfg: CfgNode, dotted: str, source: str) -> None:
+    node: Any = cfg
+    parts = dotted.split(".")
+    for depth, part in enumerate(parts):
+        if not isinstance(node, CfgNode) or part not in node:
+            parent = ".".join(parts[:depth])
+            known = [f"{parent}.{name}" if parent else name for name in node] if isinstance(node, CfgNode) else []
+            raise ConfigError(f"{source}: there is no config key {dotted}. {_closest_key(cfg, dotted, known)}")
+        node = node[part]
+
+
+def _closest_key(cfg: CfgNode, dotted: str, siblings: list[str]) -> str:
+    last = dotted.rsplit(".", 1)[-1]
+    same_name = [key for key in _all_keys(cfg) if key.rsplit(".", 1)[-1] == last]
+    return suggestion(dotted, same_name or siblings)
+
+
+def _all_keys(cfg: CfgNode, prefix: str = "") -> Iterable[str]:
+    for name, value in cfg.items():
+        yield f"{prefix}{name}"
+        if isinstance(value, CfgNode):
+            yield from _all_keys(value, f"{prefix}{name}.")
+
+
+def _reason(error: Exception) -> str:
+    return str(error.args[0] if error.args else error).replace("\n", " ")

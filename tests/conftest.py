@@ -1,0 +1,32 @@
+"""Shared fixtures. Importing the plugin first lets its repairs of older Detectron2 versions come before any test."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import panoptic_plugin  # noqa: F401
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+SHARED_DATA = REPOSITORY.parent / "shared" / "data"
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """Root of the clone: configs/, tools/, scripts."""
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Folder of small real data sets; the test is skipped where it is absent."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip("no folder of real sample data beside the clone")
+    return SHARED_DATA
