@@ -1,8 +1,9 @@
 """THE list of imports that fill Detectron2's registries, our own, and the dataset catalog."""
 
-import panoptic_plugin.backbones.hrnet
-import panoptic_plugin.backbones.xception
-import panoptic_plugin.data.datasets.builtin
-import panoptic_plugin.data.targets
-import panoptic_plugin.heads.deeplab_v3_plus
-import panoptic_plugin.systems.panoptic_deeplab  # noqa: F401  META_ARCH, SEM_SEG_HEADS, INS_EMBED_BRANCHES
+# ruff: noqa: F401
+import panoptic_plugin.backbones.hrnet  # BACKBONE: d2_hrnet
+import panoptic_plugin.backbones.xception  # BACKBONE: d2_xception_65
+import panoptic_plugin.data.datasets.builtin  # DatasetCatalog: cityscapes_fine_*, coco_2017_*_panoptic
+import panoptic_plugin.data.targets  # TARGET_GENERATOR: panoptic_deeplab, semantic
+import panoptic_plugin.heads.deeplab_v3_plus  # SEM_SEG_HEADS: PluginDeepLabV3PlusHead
+import panoptic_plugin.systems.panoptic_deeplab  # META_ARCH, SEM_SEG_HEADS, INS_EMBED_BRANCHES
