@@ -1,0 +1,78 @@
+"""Normalisation layers by name: Detectron2's table with an epsilon, and a group norm for every channel number."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from detectron2.layers import NaiveSyncBatchNorm, get_norm
+from torch import nn
+
+from panoptic_plugin.errors import ConfigError
+
+NORMS = ("BN", "SyncBN", "FrozenBN", "GN", "naiveSyncBN", "naiveSyncBN_N", "nnSyncBN")
+GROUPS = 32  # as in Detectron2's "GN" and in the paper (https://arxiv.org/abs/1803.08494, table 3)
+
+
+def make_norm(name: str, channels: int, *, eps: float = 1e-5) -> nn.Module:
+    """The normalisation layer ``name`` for feature maps (N, ``channels``, H, W).
+
+    Args:
+        name: one of :data:`NORMS`.
+        channels: number of channels.
+        eps: added to the variance in the batch norms. GN keeps its own 1e-5.
+
+    ``GN`` has 32 groups where 32 divides ``channels``; otherwise the number of groups is the greatest common divisor
+    of both (8 for Xception's 728 channels, 16 for 48), where Detectron2's own table stops with an error.
+
+    Raises:
+        ConfigError: an unknown name, or an empty one: these networks do not train without normalisation.
+    """
+    if name not in NORMS:
+        raise ConfigError(f"the norm is {name!r}, expected one of {', '.join(NORMS)}; set MODEL.RESNETS.NORM")
+    if name == "GN":
+        return nn.GroupNorm(math.gcd(GROUPS, channels), channels)
+    norm = get_norm(name, channels)
+    norm.eps = eps
+    if name == "FrozenBN":  # it starts as the identity, which depends on eps
+        norm.running_var.fill_(1.0 - eps)
+    return norm
+
+
+def replace_sync_batch_norm(module: nn.Module) -> nn.Module:
+    """Put Detectron2's NaiveSyncBatchNorm in the place of each ``nn.SyncBatchNorm``, which trains on GPUs only.
+
+    Keys, parameters and buffers stay the same tensors. For training on CPUs with several gloo processes.
+
+    Returns:
+        ``module`` itself, changed in place; or the replacement, where it is a ``nn.SyncBatchNorm``.
+    """
+    if isinstance(module, nn.SyncBatchNorm):
+        return _naive_sync_batch_norm(module)
+    for name, child in module.named_children():
+        replacement = replace_sync_batch_norm(child)
+        if replacement is not child:
+            setattr(module, name, replacement)
+    return module
+
+
+def _naive_sync_batch_norm(norm: nn.SyncBatchNorm) -> nn.Module:
+    # stats_mode "N" weighs the processes by their number of images, as nn.SyncBatchNorm does for equal sizes.
+    naive = NaiveSyncBatchNorm(norm.num_features, norm.eps, norm.momentum, stats_mode="N")
+    naive.weight, naive.bias = norm.weight, norm.bias
+    for buffer in ("running_mean", "running_var", "num_batches_tracked"):
+        setattr(naive, buffer, getattr(norm, buffer))
+    return naive.train(norm.training)
+
+
+@torch.no_grad()
+def init_conv(conv: nn.Conv2d) -> nn.Conv2d:
+    """He initialisation for a convolution that is followed by a norm and a ReLU (https://arxiv.org/abs/1502.01852).
+
+    The fan is counted within one group, so a depthwise 3x3 convolution has a fan of 9. A bias becomes zero.
+    """
+    fan_out = conv.out_channels // conv.groups * math.prod(conv.kernel_size)
+    nn.init.normal_(conv.weight, std=math.sqrt(2.0 / fan_out))
+    if conv.bias is not None:
+        nn.init.zeros_(conv.bias)
+    return conv
