@@ -1,0 +1,127 @@
+"""One mapper for all systems: read, augment, make targets."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.config import configurable
+from detectron2.data import MetadataCatalog
+from detectron2.data import transforms as T
+
+from panoptic_plugin.data.panoptic_json import IGNORE_LABEL
+from panoptic_plugin.data.reading import read_image, read_label, stored_size
+from panoptic_plugin.data.transforms import PanopticAugInput, build_augmentations
+from panoptic_plugin.errors import ConfigError, DatasetError
+from panoptic_plugin.registry import TARGET_GENERATOR_REGISTRY, lookup
+from panoptic_plugin.structures import rgb_to_ids
+
+logger = logging.getLogger(__name__)
+
+
+class PanopticMapper:
+    """A dataset dict to what the model takes.
+
+    Args:
+        is_train: labels are read and targets made; without it only the image is read.
+        augmentations: Detectron2's augmentations, in order.
+        image_format: channel order of the image, "RGB" or "BGR".
+        target_generator: ``(panoptic_ids, segments_info) -> targets``; None at test time.
+        takes_semantic_labels: a dataset that has semantic labels only will do.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        is_train: bool,
+        augmentations: Sequence[T.Augmentation],
+        image_format: str,
+        target_generator: Callable[..., dict[str, Any]] | None,
+        takes_semantic_labels: bool = False,
+    ):
+        self.is_train = is_train
+        self.augmentations = T.AugmentationList(augmentations)
+        self.image_format = image_format
+        self.target_generator = target_generator
+        self.takes_semantic_labels = takes_semantic_labels
+        logger.info("Augmentations in %s: %s", "training" if is_train else "inference", list(augmentations))
+
+    @classmethod
+    def from_config(cls, cfg, is_train: bool = True) -> dict[str, Any]:
+        metadata = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]) if is_train else None
+        ignore_label = metadata.get("ignore_label", IGNORE_LABEL) if metadata else IGNORE_LABEL
+        name = cfg.INPUT.TARGET_GENERATOR
+        make_generator = lookup(TARGET_GENERATOR_REGISTRY, name, "INPUT.TARGET_GENERATOR")
+        return {
+            "is_train": is_train,
+            "augmentations": build_augmentations(cfg, is_train, ignore_label),
+            "image_format": cfg.INPUT.FORMAT,
+            "target_generator": make_generator(cfg, metadata) if is_train else None,
+            "takes_semantic_labels": name == "semantic",
+        }
+
+    def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
+        """Map one sample.
+
+        Args:
+            dataset_dict: Detectron2's dataset dict with ``file_name``, and for training ``pan_seg_file_name`` and
+                ``segments_info``, or ``sem_seg_file_name``. It is not changed.
+
+        Returns:
+            image uint8 (3, H, W); height and width of the upright image on disk; file_name; image_id; the targets.
+
+        Raises:
+            DatasetError: a file is missing, damaged or of the wrong size.
+            ConfigError: the targets need a panoptic label and the dataset has none.
+        """
+        image = read_image(dataset_dict["file_name"], self.image_format)
+        _check_size(dataset_dict, image)
+        height, width = image.shape[:2]
+        label, segments_info = self._read_label(dataset_dict, (height, width)) if self.is_train else (None, ())
+        aug_input = PanopticAugInput(image, label, segments_info)
+        self.augmentations(aug_input)
+        channels_first = np.ascontiguousarray(aug_input.image.transpose(2, 0, 1))
+        sample = {
+            "file_name": dataset_dict["file_name"],
+            "image_id": dataset_dict.get("image_id", dataset_dict["file_name"]),
+            "height": height,
+            "width": width,
+            "image": torch.from_numpy(channels_first),
+        }
+        if self.is_train:
+            sample.update(self._targets(aug_input.sem_seg, segments_info))
+        return sample
+
+    def _read_label(self, dataset_dict: dict[str, Any], size: tuple[int, int]) -> tuple[np.ndarray, Any]:
+        """The panoptic label (H, W, 3) and its segments; or the semantic label (H, W) of a set without panoptic."""
+        if "pan_seg_file_name" in dataset_dict:
+            label = read_label(dataset_dict["pan_seg_file_name"], "RGB", dataset_dict["file_name"], size)
+            return label, dataset_dict["segments_info"]
+        if self.takes_semantic_labels and "sem_seg_file_name" in dataset_dict:
+            return read_label(dataset_dict["sem_seg_file_name"], "L", dataset_dict["file_name"], size), ()
+        raise ConfigError(
+            f"{dataset_dict['file_name']}: its dataset has no panoptic label, which INPUT.TARGET_GENERATOR needs; "
+            "choose a panoptic dataset in DATASETS.TRAIN, or INPUT.TARGET_GENERATOR semantic for a semantic one"
+        )
+
+    def _targets(self, label: np.ndarray, segments_info: Any) -> dict[str, Any]:
+        if label.ndim == 2:
+            return {"sem_seg": torch.from_numpy(label.astype(np.int64))}
+        assert self.target_generator is not None
+        return self.target_generator(rgb_to_ids(label), segments_info)
+
+
+def _check_size(dataset_dict: dict[str, Any], image: np.ndarray) -> None:
+    """The JSON's size must be the image's, upright or as stored."""
+    if "height" not in dataset_dict:
+        return
+    expected = (dataset_dict["height"], dataset_dict["width"])
+    if expected != image.shape[:2] and expected != stored_size(dataset_dict["file_name"]):
+        raise DatasetError(
+            f"image {dataset_dict['file_name']} is {image.shape[0]}x{image.shape[1]} (height x width), but the "
+            f"dataset's JSON says {expected[0]}x{expected[1]}; correct the JSON or put the original image back"
+        )
