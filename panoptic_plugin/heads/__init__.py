@@ -1,0 +1,1 @@
+"""Heads that more than one system uses."""

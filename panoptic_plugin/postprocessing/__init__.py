@@ -1,0 +1,1 @@
+"""From network outputs to panoptic ids: pure functions of tensors, on any device."""

@@ -1,0 +1,1 @@
+"""Whole systems, one folder each; a system never imports another."""

@@ -1,0 +1,182 @@
+"""The meta-architecture of Panoptic-DeepLab, registered as ``PluginPanopticDeepLab``.
+
+Parameters have the names of Detectron2's ``PanopticDeepLab``, so checkpoints load both ways.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.modeling import META_ARCH_REGISTRY
+from detectron2.modeling.backbone import Backbone
+from detectron2.projects.panoptic_deeplab.panoptic_seg import INS_EMBED_BRANCHES_REGISTRY
+from torch import nn
+
+from panoptic_plugin.errors import ConfigError
+from panoptic_plugin.postprocessing.panoptic_deeplab import panoptic_from_outputs
+from panoptic_plugin.postprocessing.resize import offsets_to_output_size, to_output_size
+from panoptic_plugin.registry import lookup
+from panoptic_plugin.systems.base import (
+    Batch,
+    PanopticSystem,
+    build_named_backbone,
+    build_named_sem_seg_head,
+    output_size,
+    panoptic_output,
+)
+from panoptic_plugin.systems.metadata import panoptic_classes
+
+INSTANCE_TARGETS = ("center", "center_weights", "offset", "offset_weights")
+
+
+@META_ARCH_REGISTRY.register()
+class PluginPanopticDeepLab(PanopticSystem):
+    """Semantic logits, a center heatmap and offsets, grouped to a panoptic segmentation."""
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        sem_seg_head: nn.Module,
+        ins_embed_head: nn.Module,
+        thing_ids: Sequence[int],
+        label_divisor: int,
+        stuff_area: int,
+        center_threshold: float,
+        nms_kernel: int,
+        top_k: int,
+        predict_instances: bool,
+        **system_arguments: Any,
+    ) -> None:
+        """
+        Args:
+            sem_seg_head: ``(features, targets, weights) -> (logits, losses)``.
+            ins_embed_head: ``(features, center, center_weights, offset, offset_weights) -> (heatmap, offsets,
+                center losses, offset losses)``.
+            thing_ids: contiguous ids of the thing classes.
+            label_divisor: ``panoptic id = category * label_divisor + instance``.
+            stuff_area: stuff of fewer pixels becomes void.
+            center_threshold: lowest heatmap value of a center.
+            nms_kernel: window in which a center is the highest value.
+            top_k: at most so many instances an image.
+            predict_instances: whether results hold ``instances`` too.
+            system_arguments: those of :class:`PanopticSystem`.
+        """
+        super().__init__(**system_arguments)
+        self.sem_seg_head = sem_seg_head
+        self.ins_embed_head = ins_embed_head
+        self.predict_instances = predict_instances
+        self.postprocessing_arguments: dict[str, Any] = {
+            "thing_ids": tuple(thing_ids),
+            "label_divisor": label_divisor,
+            "stuff_area": stuff_area,
+            "threshold": center_threshold,
+            "nms_kernel": nms_kernel,
+            "top_k": top_k,
+        }
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        system = cfg.MODEL.PANOPTIC_DEEPLAB
+        classes = panoptic_classes(cfg.DATASETS.TRAIN, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES)
+        _check_config(cfg, classes.label_divisor)
+        instance_head = lookup(INS_EMBED_BRANCHES_REGISTRY, cfg.MODEL.INS_EMBED_HEAD.NAME, "MODEL.INS_EMBED_HEAD.NAME")
+        backbone: Backbone = build_named_backbone(cfg)
+        return {
+            "backbone": backbone,
+            "sem_seg_head": build_named_sem_seg_head(cfg, backbone.output_shape()),
+            "ins_embed_head": instance_head(cfg, backbone.output_shape()),
+            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
+            "pixel_std": cfg.MODEL.PIXEL_STD,
+            "size_divisibility": system.SIZE_DIVISIBILITY,
+            "timer_enabled": system.BENCHMARK_NETWORK_SPEED,
+            "thing_ids": classes.thing_ids,
+            "label_divisor": classes.label_divisor,
+            "stuff_area": system.STUFF_AREA,
+            "center_threshold": system.CENTER_THRESHOLD,
+            "nms_kernel": system.NMS_KERNEL,
+            "top_k": system.TOP_K_INSTANCE,
+            "predict_instances": system.PREDICT_INSTANCES,
+        }
+
+    def forward(self, batched_inputs: Batch) -> dict[str, torch.Tensor] | list[dict[str, Any]]:
+        """Losses in training, results in evaluation.
+
+        Args:
+            batched_inputs: one dict an image: ``image`` uint8 or float (3, H, W) in INPUT.FORMAT order; in training
+                ``sem_seg`` int64 (H, W), ``sem_seg_weights`` (H, W, optional), ``center`` (H, W),
+                ``center_weights`` (1, H, W), ``offset`` (2, H, W), ``offset_weights`` (1, H, W); in evaluation
+                ``height`` and ``width`` of the result (default: those of the image).
+
+        Returns:
+            In training ``loss_sem_seg``, ``loss_center``, ``loss_offset``. In evaluation one dict an image, see
+            :func:`~panoptic_plugin.systems.base.panoptic_output`.
+        """
+        if self.training:
+            return self.losses(batched_inputs)
+        with self.timer.measure("network", self.device, len(batched_inputs)):
+            images = self.images(batched_inputs)
+            logits, heatmaps, offsets = self.predict(images.tensor)
+        with self.timer.measure("postprocessing", self.device, len(batched_inputs)):
+            per_image = zip(logits, heatmaps, offsets, images.image_sizes, batched_inputs, strict=True)
+            return [self.postprocess(*outputs) for outputs in per_image]
+
+    def losses(self, batched_inputs: Batch) -> dict[str, torch.Tensor]:
+        """The three losses of a batch; see :meth:`forward` for its keys."""
+        images = self.images(batched_inputs)
+        semantic = self.targets(batched_inputs, "sem_seg", self.sem_seg_head.ignore_value)
+        has_weights = "sem_seg_weights" in batched_inputs[0]
+        weights = self.targets(batched_inputs, "sem_seg_weights") if has_weights else None
+        center, center_weights, offset, offset_weights = (self.targets(batched_inputs, key) for key in INSTANCE_TARGETS)
+        features = self.backbone(images.tensor)
+        _, losses = self.sem_seg_head(features, semantic, weights)
+        _, _, center_losses, offset_losses = self.ins_embed_head(
+            features, center.unsqueeze(1), center_weights, offset, offset_weights
+        )
+        return {**losses, **center_losses, **offset_losses}
+
+    def predict(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Normalised images (N, 3, H, W) to logits (N, C, H, W), heatmaps (N, 1, H, W) and offsets (N, 2, H, W)."""
+        features = self.backbone(images)
+        logits, _ = self.sem_seg_head(features)
+        heatmaps, offsets, _, _ = self.ins_embed_head(features)
+        return logits, heatmaps, offsets
+
+    def postprocess(
+        self,
+        logits: torch.Tensor,
+        heatmap: torch.Tensor,
+        offsets: torch.Tensor,
+        image_size: tuple[int, int],
+        sample: Mapping[str, Any],
+    ) -> dict[str, Any]:
+        """One image's outputs (C, H, W), (1, H, W), (2, H, W) of the padded network input to its result."""
+        size = output_size(sample, image_size)
+        logits = to_output_size(logits.float(), image_size, size)
+        panoptic, segments = panoptic_from_outputs(
+            logits,
+            to_output_size(heatmap.float(), image_size, size),
+            offsets_to_output_size(offsets.float(), image_size, size),
+            **self.postprocessing_arguments,
+        )
+        return panoptic_output(logits, panoptic, segments, predict_instances=self.predict_instances)
+
+
+def _check_config(cfg: CfgNode, label_divisor: int) -> None:
+    """Keys that contradict each other or the dataset; raises ConfigError."""
+    system, separable = cfg.MODEL.PANOPTIC_DEEPLAB, cfg.MODEL.SEM_SEG_HEAD.USE_DEPTHWISE_SEPARABLE_CONV
+    if separable != system.USE_DEPTHWISE_SEPARABLE_CONV:
+        raise ConfigError(
+            f"MODEL.PANOPTIC_DEEPLAB.USE_DEPTHWISE_SEPARABLE_CONV is {system.USE_DEPTHWISE_SEPARABLE_CONV} and "
+            f"MODEL.SEM_SEG_HEAD.USE_DEPTHWISE_SEPARABLE_CONV is {separable}; set both to the same value"
+        )
+    if system.NMS_KERNEL < 1:
+        raise ConfigError(f"MODEL.PANOPTIC_DEEPLAB.NMS_KERNEL is {system.NMS_KERNEL}, expected at least 1 pixel")
+    if not 1 <= system.TOP_K_INSTANCE < label_divisor:
+        raise ConfigError(
+            f"MODEL.PANOPTIC_DEEPLAB.TOP_K_INSTANCE is {system.TOP_K_INSTANCE}, expected 1 to {label_divisor - 1}, "
+            "what the label_divisor of the dataset can number"
+        )
