@@ -1,0 +1,199 @@
+"""Panoptic quality from id maps: pure counts, no files (https://arxiv.org/abs/1801.00868, section 4.1).
+
+The rules are those of the ``panopticapi`` reference, digit for digit:
+
+* a predicted and a true segment of one category match when their IoU exceeds 0.5; true void pixels inside the
+  predicted segment do not count into the union;
+* a true crowd group never matches and is never missed;
+* an unmatched predicted segment is forgiven when more than half of it lies on void or on the crowd group of its category.
+
+Shapes: id maps are int (H, W). A segment is a dict with ``id`` and ``category_id``; a true one may have ``iscrowd``.
+Areas are counted in the maps, never taken from the dicts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+Segments = Sequence[Mapping[str, Any]]
+
+
+class Counts(NamedTuple):
+    """What one category contributes to PQ.
+
+    Attributes:
+        ious: IoU of each match, so there are ``len(ious)`` true positives. They stay apart because the sum of the
+            reference runs over single matches, and the order of additions decides the last digit.
+        fp: predicted segments without a match.
+        fn: true segments without a match.
+    """
+
+    ious: tuple[float, ...] = ()
+    fp: int = 0
+    fn: int = 0
+
+
+class Quality(NamedTuple):
+    """PQ = SQ * RQ of one category or the average of several; all from 0 to 1. ``num`` counts the categories."""
+
+    pq: float
+    sq: float
+    rq: float
+    num: int = 1
+
+
+def count_image(
+    true_ids: np.ndarray,
+    true_segments: Segments,
+    predicted_ids: np.ndarray,
+    predicted_segments: Segments,
+    *,
+    true_void: int = 0,
+) -> dict[int, Counts]:
+    """Match the segments of one image.
+
+    Args:
+        true_ids, predicted_ids: int (H, W).
+        true_segments: the true segments; pixels of ``true_void`` belong to none of them.
+        predicted_segments: the predicted segments; pixels of all other ids are void.
+
+    Returns:
+        category id -> :class:`Counts`, only the categories that occur.
+
+    Raises:
+        ValueError: the maps differ in size.
+    """
+    if true_ids.shape != predicted_ids.shape:
+        raise ValueError(f"the prediction has shape {predicted_ids.shape}, the ground truth {true_ids.shape}")
+    true_by_number = sorted(true_segments, key=lambda segment: segment["id"])
+    predicted_by_number = sorted(predicted_segments, key=lambda segment: segment["id"])
+    overlap = _overlaps(true_ids, true_by_number, predicted_ids, predicted_by_number, true_void)
+    matches = _match(overlap, true_by_number, predicted_by_number)
+    matched_true = {true for true, _, _ in matches}
+    matched_predicted = {predicted for _, predicted, _ in matches}
+
+    ious: dict[int, list[float]] = {}
+    for true, _, iou in matches:
+        ious.setdefault(true_by_number[true]["category_id"], []).append(iou)
+    missed: dict[int, int] = {}
+    for number, segment in enumerate(true_by_number):
+        if number not in matched_true and not segment.get("iscrowd", 0):
+            missed[segment["category_id"]] = missed.get(segment["category_id"], 0) + 1
+    false = _false_positives(overlap, true_segments, true_by_number, predicted_by_number, matched_predicted)
+    return {
+        category: Counts(tuple(ious.get(category, ())), false.get(category, 0), missed.get(category, 0))
+        for category in sorted({*ious, *missed, *false})
+    }
+
+
+def _overlaps(
+    true_ids: np.ndarray, true: Segments, predicted_ids: np.ndarray, predicted: Segments, true_void: int
+) -> np.ndarray:
+    """Pixels shared by each pair, int64 (T + 2, P + 1): rows are other, the T true segments, void; column 0 is other."""
+    rows = number_pixels(true_ids, [segment["id"] for segment in true], last=true_void)
+    columns = number_pixels(predicted_ids, [segment["id"] for segment in predicted])
+    num_rows, num_columns = len(true) + 2, len(predicted) + 1
+    pairs = np.bincount((rows * num_columns + columns).ravel(), minlength=num_rows * num_columns)
+    return pairs.reshape(num_rows, num_columns)
+
+
+def number_pixels(ids: np.ndarray, segment_ids: Sequence[int], last: int | None = None) -> np.ndarray:
+    """Each pixel's position in ``segment_ids``, from 1; 0 for other ids.
+
+    Args:
+        ids: int (H, W), any values below 2**24 or so: a table of their range is looked up.
+        segment_ids: N ids.
+        last: an id that gets the number N + 1 unless it is one of ``segment_ids``.
+
+    Returns:
+        intp (H, W).
+    """
+    if not ids.size:
+        return np.zeros(ids.shape, dtype=np.intp)
+    lowest, highest = int(ids.min()), int(ids.max())
+    # np.zeros hands out untouched pages, so a range of 16 million ids costs only the few that are looked up.
+    table = np.zeros(highest - lowest + 1, dtype=np.intp)
+    if last is not None and lowest <= last <= highest:
+        table[last - lowest] = len(segment_ids) + 1
+    for number, segment_id in enumerate(segment_ids, start=1):
+        if lowest <= segment_id <= highest:
+            table[segment_id - lowest] = number
+    return table[ids - lowest] if lowest else table[ids]
+
+
+def _match(overlap: np.ndarray, true: Segments, predicted: Segments) -> list[tuple[int, int, float]]:
+    """(true, predicted, IoU) of the matches, in the order of the true ids: at most one match a segment exists."""
+    true_areas = overlap.sum(axis=1)
+    predicted_areas = overlap.sum(axis=0)
+    on_void = overlap[-1]
+    matches = []
+    for row, column in zip(*np.nonzero(overlap[1:-1, 1:]), strict=True):
+        if true[row].get("iscrowd", 0) or true[row]["category_id"] != predicted[column]["category_id"]:
+            continue
+        shared = int(overlap[row + 1, column + 1])
+        union = int(predicted_areas[column + 1]) + int(true_areas[row + 1]) - shared - int(on_void[column + 1])
+        if shared / union > 0.5:
+            matches.append((int(row), int(column), shared / union))
+    return matches
+
+
+def _false_positives(
+    overlap: np.ndarray, true_as_given: Segments, true: Segments, predicted: Segments, matched: set[int]
+) -> dict[int, int]:
+    # Where a category has several crowd groups, the reference looks at the last one of the list alone.
+    numbers = {segment["id"]: number for number, segment in enumerate(true)}
+    crowd_of = {
+        segment["category_id"]: numbers[segment["id"]] for segment in true_as_given if segment.get("iscrowd", 0)
+    }
+    areas = overlap.sum(axis=0)
+    false: dict[int, int] = {}
+    for number, segment in enumerate(predicted):
+        area = int(areas[number + 1])
+        if number in matched or not area:
+            continue
+        category = segment["category_id"]
+        forgiven = int(overlap[-1, number + 1])
+        if category in crowd_of:
+            forgiven += int(overlap[crowd_of[category] + 1, number + 1])
+        if forgiven / area <= 0.5:
+            false[category] = false.get(category, 0) + 1
+    return false
+
+
+def accumulate(images: Iterable[Mapping[int, Counts]]) -> dict[int, Counts]:
+    """The counts of all images together; the order of the images decides the last digit of later sums."""
+    ious: dict[int, list[float]] = {}
+    errors: dict[int, tuple[int, int]] = {}
+    for image in images:
+        for category, counts in image.items():
+            ious.setdefault(category, []).extend(counts.ious)
+            fp, fn = errors.get(category, (0, 0))
+            errors[category] = (fp + counts.fp, fn + counts.fn)
+    return {category: Counts(tuple(ious[category]), *errors[category]) for category in sorted(ious)}
+
+
+def quality(counts: Counts) -> Quality | None:
+    """PQ, SQ and RQ of one category; None for one that neither the truth nor the prediction shows."""
+    tp = len(counts.ious)
+    if tp + counts.fp + counts.fn == 0:
+        return None
+    iou_sum = 0.0
+    for iou in counts.ious:  # not sum(): Python 3.12 compensates rounding there, and the reference does not
+        iou_sum += iou
+    weight = tp + 0.5 * counts.fp + 0.5 * counts.fn
+    return Quality(pq=iou_sum / weight, sq=iou_sum / tp if tp else 0.0, rq=tp / weight)
+
+
+def average(counts: Mapping[int, Counts], categories: Iterable[int]) -> Quality | None:
+    """Mean over those of ``categories`` that occur; None where none of them does."""
+    qualities = [quality(counts[category]) for category in categories if category in counts]
+    present = [one for one in qualities if one is not None]
+    if not present:
+        return None
+    pq = sq = rq = 0.0
+    for one in present:
+        pq, sq, rq = pq + one.pq, sq + one.sq, rq + one.rq
+    return Quality(pq / len(present), sq / len(present), rq / len(present), len(present))
