@@ -1,0 +1,286 @@
+"""Third-party backbone checkpoints: recognise them, rename their keys, and say how well they match.
+
+Known layouts: SegmenTron's Xception-65, HRNet's ImageNet checkpoints, torchvision's ResNets, and Detectron2's own
+names (backbones or whole models). A layout is recognised by one key that only it has; what stands before that key
+("module.", "encoder.", ...) is a prefix of all keys of the backbone.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from detectron2.config import get_cfg
+from detectron2.layers import ShapeSpec
+from detectron2.modeling.backbone import build_resnet_backbone
+
+from panoptic_plugin.backbones.hrnet import HRNet
+from panoptic_plugin.backbones.stages import FEATURES
+from panoptic_plugin.backbones.xception import Xception65
+from panoptic_plugin.errors import CheckpointError
+
+Weights = Mapping[str, torch.Tensor]
+Shapes = dict[str, tuple[int, ...]]
+
+# Official files match by 100 %; a renamed or cut-down file that still reaches this is worth training from.
+PLAUSIBLE_SHARE = 0.95
+# Batch norms count their batches; files of older PyTorch versions lack these, and nothing depends on them.
+COUNTER = "num_batches_tracked"
+TORCHVISION_NAMES = (
+    (r"^conv1\.", "stem.conv1."),
+    (r"^bn1\.", "stem.conv1.norm."),
+    (r"\.downsample\.0\.", ".shortcut."),
+    (r"\.downsample\.1\.", ".shortcut.norm."),
+    (r"\.bn(\d)\.", r".conv\1.norm."),
+)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One kind of checkpoint.
+
+    Attributes:
+        title: for people.
+        signature: regular expression of the end of a key that only this kind has.
+        rename: key without prefix -> Detectron2's key, or None for what is no part of the backbone.
+        expected: the keys and shapes of the backbone that these weights belong to; None where the file itself says.
+        advice: config values these weights need, from the weights.
+    """
+
+    title: str
+    signature: str
+    rename: Callable[[str], str | None]
+    expected: Callable[[Weights], Shapes] | None
+    advice: Callable[[Weights], str]
+
+
+@dataclass
+class ConversionReport:
+    """How a checkpoint matches the backbone it was recognised as.
+
+    Attributes:
+        layout: name of the layout, a key of :data:`LAYOUTS`.
+        matched: keys kept under their own name.
+        renamed: old key -> new key.
+        dropped: keys that are no part of the backbone, such as the classifier of ImageNet.
+        missing: keys of the backbone that the file lacks.
+        mismatched: (key, shape in the file, expected shape).
+        advice: config values the weights need.
+    """
+
+    layout: str
+    matched: list[str] = field(default_factory=list)
+    renamed: dict[str, str] = field(default_factory=dict)
+    dropped: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    mismatched: list[tuple[str, tuple[int, ...], tuple[int, ...]]] = field(default_factory=list)
+    advice: str = ""
+
+    @property
+    def share(self) -> float:
+        """Part of the backbone's tensors, counters aside, that the file fills: 0 to 1."""
+        found = _without_counters([*self.matched, *self.renamed.values()])
+        lacking = _without_counters([*self.missing, *(key for key, _, _ in self.mismatched)])
+        return len(found) / max(1, len(found) + len(lacking))
+
+
+def convert_state_dict(weights: Weights, layout: str | None = None) -> tuple[dict[str, torch.Tensor], ConversionReport]:
+    """Weights under Detectron2's names, and the report.
+
+    Args:
+        weights: name -> tensor, as read from the file.
+        layout: a key of :data:`LAYOUTS`; by default it is recognised.
+
+    Returns:
+        The tensors that fit, by Detectron2's name without a ``backbone.`` prefix (whole models keep theirs), and
+        the report. Pass it to :func:`check_plausible` before using the weights.
+
+    Raises:
+        CheckpointError: no layout is recognised.
+    """
+    name, prefix = recognise(weights, layout)
+    kind = LAYOUTS[name]
+    report = ConversionReport(name)
+    candidates: dict[str, str] = {}
+    for key in weights:
+        new_key = kind.rename(key[len(prefix):]) if key.startswith(prefix) else None
+        if new_key is None:
+            report.dropped.append(key)
+        else:
+            candidates[new_key] = key
+    backbone = {new_key: weights[key] for new_key, key in candidates.items()}
+    report.advice = kind.advice(backbone)
+    expected = kind.expected(backbone) if kind.expected else {key: tuple(t.shape) for key, t in backbone.items()}
+    report.missing = [key for key in expected if key not in candidates]
+    converted = {}
+    for new_key, key in candidates.items():
+        shape = tuple(weights[key].shape)
+        if new_key not in expected:
+            report.dropped.append(key)
+        elif shape != expected[new_key]:
+            report.mismatched.append((new_key, shape, expected[new_key]))
+        else:
+            converted[new_key] = weights[key]
+            if new_key == key:
+                report.matched.append(key)
+            else:
+                report.renamed[key] = new_key
+    return converted, report
+
+
+def check_plausible(report: ConversionReport, source: str) -> None:
+    """Stop where training would silently start from mostly random weights.
+
+    Raises:
+        CheckpointError: less than :data:`PLAUSIBLE_SHARE` of the backbone is filled.
+    """
+    if report.share >= PLAUSIBLE_SHARE:
+        return
+    examples = [f"{key} is missing" for key in _without_counters(report.missing)[:3]]
+    examples += [f"{key} has shape {found}, expected {wanted}" for key, found, wanted in report.mismatched[:3]]
+    raise CheckpointError(
+        f"{source} fills {report.share:.1%} of {LAYOUTS[report.layout].title}, expected at least "
+        f"{PLAUSIBLE_SHARE:.0%} ({'; '.join(examples)}). It belongs to another network, or is incomplete."
+    )
+
+
+def recognise(weights: Iterable[str], layout: str | None = None) -> tuple[str, str]:
+    """The layout of a checkpoint and the prefix of its backbone's keys.
+
+    Args:
+        weights: the keys.
+        layout: take this one; only the prefix is looked for.
+
+    Raises:
+        CheckpointError: no key, or an unknown ``layout``.
+    """
+    if layout is not None and layout not in LAYOUTS:
+        raise CheckpointError(f"the architecture {layout!r} is unknown, expected one of {', '.join(LAYOUTS)}")
+    keys = list(weights)
+    for name in [layout] if layout else LAYOUTS:
+        match = _first_match(rf"^(|.*?\.){LAYOUTS[name].signature}$", keys)
+        if match:
+            return name, match[1]
+    if layout:
+        return layout, ""
+    titles = "; ".join(kind.title for kind in LAYOUTS.values())
+    raise CheckpointError(f"the keys belong to no known checkpoint (the first are {', '.join(keys[:4]) or 'none'}). "
+                          f"Known are: {titles}")
+
+
+def _first_match(pattern: str, keys: Iterable[str]) -> re.Match[str] | None:
+    return next((match for match in (re.match(pattern, key) for key in keys) if match), None)
+
+
+def _without_counters(keys: Iterable[str]) -> list[str]:
+    return [key for key in keys if not key.endswith(COUNTER)]
+
+
+def _shapes(module: torch.nn.Module) -> Shapes:
+    return {key: tuple(tensor.shape) for key, tensor in module.state_dict().items()}
+
+
+def _keep(key: str) -> str | None:
+    return key
+
+
+def _keep_detectron2(key: str) -> str | None:
+    # Buffers of models saved before 2021; today they come from the config.
+    return None if key in ("pixel_mean", "pixel_std") else key
+
+
+def _rename_torchvision(key: str) -> str | None:
+    if key.startswith("fc."):
+        return None
+    key = re.sub(r"^layer(\d)\.", lambda match: f"res{int(match[1]) + 1}.", key)
+    for pattern, replacement in TORCHVISION_NAMES:
+        key = re.sub(pattern, replacement, key)
+    return key
+
+
+def _expected_xception(weights: Weights) -> Shapes:
+    with torch.device("meta"):
+        return _shapes(Xception65())
+
+
+def _hrnet_numbers(weights: Weights) -> tuple[int, list[int], int]:
+    """Width, modules in stages 2 to 4 and blocks a branch, read from keys and shapes."""
+    first = weights.get("transition1.0.0.weight", weights.get("stage4.0.branches.0.0.conv1.weight"))
+    width = 48 if first is None else int(first.shape[0])
+    modules = [_count(rf"^stage{stage}\.(\d+)\.", weights) or default for stage, default in ((2, 1), (3, 4), (4, 3))]
+    return width, modules, _count(r"^stage\d\.\d+\.branches\.\d\.(\d+)\.", weights) or 4
+
+
+def _expected_hrnet(weights: Weights) -> Shapes:
+    width, modules, blocks = _hrnet_numbers(weights)
+    with torch.device("meta"):
+        return _shapes(HRNet(width=width, modules=modules, blocks=blocks))
+
+
+def _resnet_numbers(weights: Weights) -> tuple[int, int, int] | None:
+    """Depth, groups and width of a group of a ResNet under Detectron2's names; None where they do not add up."""
+    blocks = [_count(rf"^{stage}\.(\d+)\.", weights) for stage in FEATURES]
+    bottleneck = "res2.0.conv3.weight" in weights
+    depths = {(3, 4, 6, 3): 50, (3, 4, 23, 3): 101, (3, 8, 36, 3): 152} if bottleneck else {
+        (2, 2, 2, 2): 18, (3, 4, 6, 3): 34}
+    depth, middle = depths.get(tuple(blocks)), weights.get("res2.0.conv2.weight")
+    if depth is None or middle is None or middle.ndim != 4:
+        return None
+    width_per_group = int(middle.shape[1])
+    return depth, int(middle.shape[0]) // width_per_group, width_per_group
+
+
+def _expected_resnet(weights: Weights) -> Shapes:
+    depth, groups, width_per_group = _resnet_numbers(weights) or (50, 1, 64)
+    cfg = get_cfg()
+    resnets = cfg.MODEL.RESNETS
+    resnets.DEPTH, resnets.NUM_GROUPS, resnets.WIDTH_PER_GROUP = depth, groups, width_per_group
+    resnets.RES2_OUT_CHANNELS = 64 if depth < 50 else 256
+    resnets.OUT_FEATURES, resnets.NORM = list(FEATURES), "BN"
+    cfg.MODEL.BACKBONE.FREEZE_AT = 0
+    with torch.device("meta"):
+        return _shapes(build_resnet_backbone(cfg, ShapeSpec(channels=3)))
+
+
+def _count(pattern: str, keys: Iterable[str]) -> int:
+    """One more than the largest number that the pattern's group finds; 0 where it finds none."""
+    numbers = [int(match[1]) for match in (re.match(pattern, key) for key in keys) if match]
+    return max(numbers, default=-1) + 1
+
+
+def _advise_hrnet(weights: Weights) -> str:
+    width, modules, blocks = _hrnet_numbers(weights)
+    return (f"MODEL.BACKBONE.NAME d2_hrnet, MODEL.RESNETS.DEPTH {width}, MODEL.HRNET.MODULES {modules}, "
+            f"MODEL.HRNET.BLOCKS {blocks}, INPUT.FORMAT RGB, MODEL.PIXEL_MEAN [123.675, 116.28, 103.53], "
+            "MODEL.PIXEL_STD [58.395, 57.12, 57.375]")
+
+
+def _advise_resnet(weights: Weights) -> str:
+    depth, groups, width_per_group = _resnet_numbers(weights) or (50, 1, 64)
+    return (f"MODEL.BACKBONE.NAME build_resnet_backbone, MODEL.RESNETS.DEPTH {depth}, NUM_GROUPS {groups}, "
+            f"WIDTH_PER_GROUP {width_per_group}, STRIDE_IN_1X1 False, INPUT.FORMAT RGB, "
+            "MODEL.PIXEL_MEAN [123.675, 116.28, 103.53], MODEL.PIXEL_STD [58.395, 57.12, 57.375]")
+
+
+def _advise_xception(weights: Weights) -> str:
+    return ("MODEL.BACKBONE.NAME d2_xception_65, INPUT.FORMAT RGB, MODEL.PIXEL_MEAN and PIXEL_STD [128, 128, 128]; "
+            "weights converted from TensorFlow were trained with MODEL.RESNETS.BN_EPS 0.001")
+
+
+# In the order in which they are tried: a whole Detectron2 model may hold the backbones that follow.
+LAYOUTS = {
+    "detectron2": Layout(
+        "a Detectron2 model or ResNet",
+        r"(?:(?=backbone\.bottom_up\.|sem_seg_head\.|roi_heads\.|proposal_generator\.).*|(?:backbone\.)?"
+        r"(?=stem\.conv1\.|res2\.0\.).*)",
+        _keep_detectron2, None, lambda weights: "the config that the model was trained with"),
+    "xception_65": Layout(
+        "SegmenTron's Xception-65", r"block21\.sep_conv3\.block\.pointwise\.weight",
+        _keep, _expected_xception, _advise_xception),
+    "hrnet": Layout(
+        "HRNet", r"stage4\.0\.branches\.3\.0\.conv1\.weight", _keep, _expected_hrnet, _advise_hrnet),
+    "torchvision_resnet": Layout(
+        "torchvision's ResNet", r"layer4\.0\.conv1\.weight", _rename_torchvision, _expected_resnet, _advise_resnet),
+}
