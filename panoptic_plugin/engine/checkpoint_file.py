@@ -198,7 +198,7 @@ def check_file(path: str | Path) -> None:
     if path.is_dir():
         raise CheckpointError(f"{path} is a folder, expected a weights file; set MODEL.WEIGHTS to a file in it")
     if not path.is_file():
-        raise CheckpointError(f"{path} does not exist, expected a weights file; correct the path, or set MODEL.WEIGHTS to "
+        raise CheckpointError(f"{path} does not exist, expected a weights file; correct it, or set MODEL.WEIGHTS to "
                               '"" to start from random weights')
     if path.stat().st_size == 0:
         raise _error(path, "is empty", "A download or a copy has failed. " + REMEDY)
