@@ -5,7 +5,7 @@ The rules are those of the ``panopticapi`` reference, digit for digit:
 * a predicted and a true segment of one category match when their IoU exceeds 0.5; true void pixels inside the
   predicted segment do not count into the union;
 * a true crowd group never matches and is never missed;
-* an unmatched predicted segment is forgiven when more than half of it lies on void or on the crowd group of its category.
+* an unmatched predicted segment is forgiven when more than half of it lies on void or on its category's crowd.
 
 Shapes: id maps are int (H, W). A segment is a dict with ``id`` and ``category_id``; a true one may have ``iscrowd``.
 Areas are counted in the maps, never taken from the dicts.
@@ -92,7 +92,7 @@ def count_image(
 def _overlaps(
     true_ids: np.ndarray, true: Segments, predicted_ids: np.ndarray, predicted: Segments, true_void: int
 ) -> np.ndarray:
-    """Pixels shared by each pair, int64 (T + 2, P + 1): rows are other, the T true segments, void; column 0 is other."""
+    """Pixels shared by each pair, int64 (T + 2, P + 1): row 0 and column 0 are other ids, the last row is void."""
     rows = number_pixels(true_ids, [segment["id"] for segment in true], last=true_void)
     columns = number_pixels(predicted_ids, [segment["id"] for segment in predicted])
     num_rows, num_columns = len(true) + 2, len(predicted) + 1

@@ -29,9 +29,7 @@ def _random_image(rng, *, empty_prediction=False):
         category_of[true_id] = int(rng.integers(0, 7))
         crowd = int(category_of[true_id] < 4 and rng.random() < 0.4)
         area = int((true_ids == true_id).sum())
-        true_segments.append(
-            {"id": true_id, "category_id": category_of[true_id], "iscrowd": crowd, "area": area}
-        )
+        true_segments.append({"id": true_id, "category_id": category_of[true_id], "iscrowd": crowd, "area": area})
     rng.shuffle(true_segments)
     predicted_segments = [
         {"id": i, "category_id": category_of[i] if rng.random() < 0.8 else int(rng.integers(0, 7))}
@@ -90,7 +88,15 @@ def test_segment_with_id_0_is_mended():
     assert pq.average(counts, [0, 1]) == (1.0, 1.0, 1.0, 2)
 
 
-_COLOURS = {(0, 0, 0): 0, (0, 0, 255): 1, (255, 0, 0): 2, (0, 255, 0): 3, (255, 0, 255): 4, (0, 255, 255): 5, (255, 255, 0): 6}
+_COLOURS = {
+    (0, 0, 0): 0,
+    (0, 0, 255): 1,
+    (255, 0, 0): 2,
+    (0, 255, 0): 3,
+    (255, 0, 255): 4,
+    (0, 255, 255): 5,
+    (255, 255, 0): 6,
+}
 _TRUE_CLASS = {
     "team": {0: 0, 198: 2, **dict.fromkeys((47, 97, 133, 150, 174, 215, 244, 255), 1)},
     "bird": {92: 5, 176: 3, 255: 4},
@@ -99,7 +105,9 @@ _TRUE_CLASS = {
 
 
 def _published_image(folder, name):
-    true_ids = np.array(Image.open(folder / (f"{name}_gt_instance.png" if name == "team" else f"{name}_gt.png"))).astype(int)
+    true_ids = np.array(
+        Image.open(folder / (f"{name}_gt_instance.png" if name == "team" else f"{name}_gt.png"))
+    ).astype(int)
     true_ids = true_ids[..., 0] if true_ids.ndim == 3 else true_ids
     instances = np.array(Image.open(folder / f"{name}_pred_instance.png").convert("L")).astype(int)
     colours = np.array(Image.open(folder / f"{name}_pred_class.png").convert("RGB"))

@@ -1,0 +1,226 @@
+"""The ground truth of a dataset, read image by image.
+
+Two sources, one shape: COCO's panoptic format (JSON and PNG), and label maps for purely semantic datasets.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+import cv2
+import numpy as np
+
+from panoptic_plugin.errors import DatasetError
+from panoptic_plugin.evaluation.pq import number_pixels
+
+
+@dataclass
+class Truth:
+    """One image's ground truth.
+
+    Attributes:
+        image_id: the id in the JSON, as text; the image's file name where there is no JSON.
+        numbers: intp (H, W), the segment a pixel belongs to, counted from 1; 0 is void.
+        segments: dicts of id (its number), category_id (contiguous), iscrowd, dataset_id (the id in the PNG).
+        ignore_label: what ``semantic`` holds at void.
+        label_map: contiguous categories where there are no segments.
+    """
+
+    image_id: str
+    numbers: np.ndarray
+    segments: list[dict[str, Any]]
+    ignore_label: int = 255
+    label_map: np.ndarray | None = None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        height, width = (self.numbers if self.label_map is None else self.label_map).shape
+        return height, width
+
+    @cached_property
+    def areas(self) -> np.ndarray:
+        """Pixels of each segment number, int64 (1 + number of segments,)."""
+        return np.bincount(self.numbers.ravel(), minlength=len(self.segments) + 1)
+
+    @cached_property
+    def semantic(self) -> np.ndarray:
+        """int32 (H, W) contiguous categories, ``ignore_label`` at void."""
+        if self.label_map is not None:
+            return self.label_map
+        table = np.full(len(self.segments) + 1, self.ignore_label, dtype=np.int32)
+        for segment in self.segments:
+            table[segment["id"]] = segment["category_id"]
+        return table[self.numbers]
+
+
+class GroundTruth(Protocol):
+    """Where an evaluator gets its truth from."""
+
+    image_ids: list[str]
+
+    def key(self, model_input: Mapping[str, Any]) -> str:
+        """The image id of one dict of the data loader."""
+
+    def load(self, image_id: str) -> Truth:
+        """Read one image's truth."""
+
+
+class PanopticGroundTruth:
+    """Ground truth in COCO's panoptic format.
+
+    Args:
+        panoptic_json: the JSON file.
+        panoptic_root: the folder of its PNG files.
+        contiguous_ids: category id of the JSON -> contiguous id.
+        ignore_label: see :class:`Truth`.
+
+    Raises:
+        DatasetError: a file that is missing or unreadable, a category that is not registered, an image id that
+            stands twice.
+    """
+
+    def __init__(
+        self,
+        *,
+        panoptic_json: str | Path,
+        panoptic_root: str | Path,
+        contiguous_ids: Mapping[int, int],
+        ignore_label: int = 255,
+    ):
+        self._json = Path(panoptic_json)
+        self._root = Path(panoptic_root)
+        self._contiguous_ids = dict(contiguous_ids)
+        self._ignore_label = ignore_label
+        content = _read_json(self._json)
+        self._annotations = _by_image_id(content.get("annotations", []), self._json)
+        self.categories: list[dict[str, Any]] = content.get("categories", [])
+        self.images: list[dict[str, Any]] = content.get("images", [])
+
+    @property
+    def image_ids(self) -> list[str]:
+        """All image ids, as text, in the order of the JSON."""
+        return list(self._annotations)
+
+    def original_id(self, image_id: str) -> Any:
+        """The image id as the JSON writes it (a number or a text)."""
+        return self._annotations[image_id]["image_id"]
+
+    def key(self, model_input: Mapping[str, Any]) -> str:
+        return str(model_input["image_id"])
+
+    def load(self, image_id: str) -> Truth:
+        annotation = self._annotations[image_id]
+        path = self._root / annotation["file_name"]
+        ids = read_panoptic_png(path)
+        listed = [int(segment["id"]) for segment in annotation["segments_info"]]
+        order = sorted(listed)
+        numbers = number_pixels(ids, order)
+        number_of = {segment_id: number for number, segment_id in enumerate(order, start=1)}
+        segments = [
+            {
+                "id": number_of[int(segment["id"])],
+                "category_id": self._category(segment["category_id"], image_id),
+                "iscrowd": int(segment.get("iscrowd", 0)),
+                "dataset_id": int(segment["id"]),
+            }
+            for segment in annotation["segments_info"]
+        ]
+        truth = Truth(image_id, numbers, segments, self._ignore_label)
+        self._check_agreement(truth, ids, listed, path)
+        return truth
+
+    def _category(self, category_id: Any, image_id: str) -> int:
+        try:
+            return self._contiguous_ids[category_id]
+        except KeyError:
+            raise DatasetError(
+                f"{self._json}: image {image_id} has a segment of category_id {category_id!r}, which is not "
+                f"registered; expected one of {sorted(self._contiguous_ids)}"
+            ) from None
+
+    def _check_agreement(self, truth: Truth, ids: np.ndarray, listed: list[int], path: Path) -> None:
+        missing = [segment["dataset_id"] for segment in truth.segments if not truth.areas[segment["id"]]]
+        unknown = np.unique(ids[(truth.numbers == 0) & (ids != 0)]).tolist()
+        if missing or unknown or len(set(listed)) != len(listed):
+            raise DatasetError(
+                f"{path} and {self._json} disagree on image {truth.image_id}: segments only in the JSON {missing[:5]}, "
+                f"ids only in the PNG {unknown[:5]}, {len(listed) - len(set(listed))} ids listed twice; "
+                "write both from one source"
+            )
+
+
+class SemanticGroundTruth:
+    """Ground truth of a dataset that has label maps only.
+
+    Args:
+        files: image file name -> label map (one channel, contiguous categories or ``ignore_label``).
+        ignore_label: the label of pixels that do not count.
+    """
+
+    def __init__(self, *, files: Mapping[str, str], ignore_label: int = 255):
+        self._files = dict(files)
+        self._ignore_label = ignore_label
+
+    @property
+    def image_ids(self) -> list[str]:
+        return list(self._files)
+
+    def key(self, model_input: Mapping[str, Any]) -> str:
+        return str(model_input["file_name"])
+
+    def load(self, image_id: str) -> Truth:
+        path = Path(self._files[image_id])
+        labels = _read_png(path)
+        if labels.ndim != 2:
+            raise DatasetError(f"{path} has {labels.shape[2]} channels, expected a label map of one")
+        return Truth(image_id, np.empty((0, 0), np.intp), [], self._ignore_label, labels.astype(np.int32))
+
+
+def read_panoptic_png(path: str | Path) -> np.ndarray:
+    """Ids of COCO's panoptic PNG, int32 (H, W).
+
+    Raises:
+        DatasetError: the file is missing, damaged, or no 8-bit RGB image.
+    """
+    bgr = _read_png(Path(path))
+    if bgr.ndim != 3 or bgr.shape[2] not in (3, 4) or bgr.dtype != np.uint8:
+        raise DatasetError(f"{path} is {bgr.dtype} of shape {bgr.shape}, expected an 8-bit RGB panoptic PNG")
+    # The three colour bytes and a fourth one are one little-endian integer: no arithmetic per channel is needed.
+    rgba = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGBA if bgr.shape[2] == 3 else cv2.COLOR_BGRA2RGBA)
+    return (rgba.view("<u4")[..., 0] & 0xFFFFFF).astype(np.int32)
+
+
+def _read_png(path: Path) -> np.ndarray:
+    if not path.is_file():
+        raise DatasetError(f"ground truth {path} does not exist; check the dataset's folder")
+    # OpenCV refuses a PNG whose checksum is wrong; Pillow would decode it into other labels.
+    image = cv2.imdecode(np.fromfile(path, dtype=np.uint8), cv2.IMREAD_UNCHANGED) if path.stat().st_size else None
+    if image is None:
+        raise DatasetError(f"ground truth {path} is damaged or no PNG; write it again")
+    return image
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DatasetError(f"annotations {path} do not exist; check the dataset's folder") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DatasetError(f"annotations {path} are no valid JSON: {error}") from None
+
+
+def _by_image_id(annotations: Iterable[dict[str, Any]], path: Path) -> dict[str, dict[str, Any]]:
+    by_id: dict[str, dict[str, Any]] = {}
+    for annotation in annotations:
+        image_id = str(annotation["image_id"])
+        if image_id in by_id:
+            raise DatasetError(f"{path}: image_id {image_id} is annotated twice; keep one annotation an image")
+        by_id[image_id] = annotation
+    if not by_id:
+        raise DatasetError(f"{path} holds no annotations, so there is nothing to evaluate")
+    return by_id

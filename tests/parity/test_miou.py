@@ -1,0 +1,99 @@
+"""mIoU against Detectron2's SemSegEvaluator and cityscapesscripts, run live."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from PIL import Image
+
+from panoptic_plugin.config import get_cfg
+from panoptic_plugin.evaluation.build import build_evaluator
+from panoptic_plugin.evaluation.semantic import confusion, running_argmax, scores
+
+
+def _label_maps(rng, classes, ignored):
+    """Blocks of labels; the last two classes never occur in the truth, the last one nowhere."""
+    maps = []
+    for _ in range(4):
+        truth = np.kron(rng.choice([*classes[:-2], ignored], (6, 9)), np.ones((5, 4), int))
+        noise = rng.choice(classes[:-1], truth.shape)
+        labels = np.where((rng.random(truth.shape) < 0.3) | (truth == ignored), noise, truth)
+        maps.append((truth, labels))
+    return maps
+
+
+def test_equals_detectron2(tmp_path):
+    from detectron2.evaluation import SemSegEvaluator
+
+    rng = np.random.default_rng(0)
+    names = [f"c{index}" for index in range(7)]
+    records, outputs = [], []
+    for index, (truth, labels) in enumerate(_label_maps(rng, list(range(7)), 255)):
+        path = tmp_path / f"{index}.png"
+        Image.fromarray(truth.astype(np.uint8)).save(path)
+        records.append({"file_name": f"{index}.jpg", "sem_seg_file_name": str(path)})
+        outputs.append({"sem_seg": torch.from_numpy(np.eye(7)[labels].transpose(2, 0, 1).astype(np.float32))})
+    DatasetCatalog.register("miou_parity", lambda: records)
+    MetadataCatalog.get("miou_parity").set(stuff_classes=names, ignore_label=255, evaluator_type="sem_seg")
+    try:
+        cfg = get_cfg()
+        cfg.OUTPUT_DIR = str(tmp_path)
+        results = []
+        for evaluator in (build_evaluator(cfg, "miou_parity"), SemSegEvaluator("miou_parity", distributed=False)):
+            evaluator.reset()
+            evaluator.process(records, outputs)
+            results.append(evaluator.evaluate()["sem_seg"])
+    finally:
+        DatasetCatalog.remove("miou_parity")
+        MetadataCatalog.pop("miou_parity")
+    ours, theirs = results
+    for name in ("mIoU", "fwIoU", "mACC", "pACC"):
+        assert ours[name] == pytest.approx(theirs[name], abs=1e-12)
+    for name in names[:5]:
+        assert ours[f"IoU-{name}"] == pytest.approx(theirs[f"IoU-{name}"], abs=1e-12)
+    # A class that is predicted and never there: both count it as 0 in the mean, Detectron2 lists it as NaN.
+    assert ours["IoU-c5"] == 0 and np.isnan(theirs["IoU-c5"])
+    assert "IoU-c6" not in ours
+
+
+def test_equals_cityscapesscripts(tmp_path):
+    reference = pytest.importorskip("cityscapesscripts.evaluation.evalPixelLevelSemanticLabeling")
+    labels = [label for label in reference.labels if not label.ignoreInEval]
+    rng = np.random.default_rng(1)
+    matrix = np.zeros((len(labels) + 1,) * 2, dtype=np.int64)
+    predicted, true = [], []
+    to_train_id = np.full(256, 255)
+    for label in labels:
+        to_train_id[label.id] = label.trainId
+    # Label 4 ("static") is void; it is predicted in places too, which only a panoptic map with void can cause.
+    for index, (truth, prediction) in enumerate(_label_maps(rng, [label.id for label in labels], 4)):
+        prediction[:2] = 4
+        for kind, ids, paths in (("pred", prediction, predicted), ("gtFine_labelIds", truth, true)):
+            paths.append(str(tmp_path / f"aachen_{index:06d}_000019_{kind}.png"))
+            Image.fromarray(ids.astype(np.uint8)).save(paths[-1])
+        matrix += confusion(to_train_id[prediction], to_train_id[truth], len(labels))
+
+    args = reference.args
+    reference_args = {name: getattr(args, name) for name in ("evalInstLevelScore", "JSONOutput", "quiet")}
+    args.evalInstLevelScore, args.JSONOutput, args.quiet = False, False, True
+    try:
+        theirs = reference.evaluateImgLists(predicted, true, args)
+    finally:
+        for name, value in reference_args.items():
+            setattr(args, name, value)
+    names = [label.name for label in sorted(labels, key=lambda label: label.trainId)]
+    ours = scores(matrix, names)
+    assert ours["mIoU"] == pytest.approx(100 * theirs["averageScoreClasses"], abs=1e-12)
+    for name in names:
+        if f"IoU-{name}" in ours:
+            assert ours[f"IoU-{name}"] == pytest.approx(100 * theirs["classScores"][name], abs=1e-12)
+        else:
+            assert np.isnan(theirs["classScores"][name])
+
+
+def test_running_argmax_equals_argmax():
+    logits = torch.randint(-3, 4, (9, 13, 17)).float()  # many ties: the first one wins in both
+    assert torch.equal(running_argmax(logits).long(), logits.argmax(dim=0))
+    assert torch.equal(running_argmax(logits[:1]).long(), torch.zeros(13, 17, dtype=torch.int64))
