@@ -141,10 +141,11 @@ class CityscapesAP:
 
         evaluated = {label.name: label.id for label in labels if label.hasInstances and not label.ignoreInEval}
         self._label_ids = {c: evaluated[name] for c, name in enumerate(class_names) if name in evaluated}
-        self._names = {label_id: name for name, label_id in evaluated.items() if name in class_names}
+        # All eight classes stay in the average's array: leaving the undefined ones out would change its last digit.
+        self._names = {label_id: name for name, label_id in evaluated.items()}
         self._void_ids = [label.id for label in labels if label.ignoreInEval]
         self._gt_dir = Path(gt_dir) if gt_dir else None
-        if not self._names:
+        if not self._label_ids:
             raise DatasetError(
                 f"Cityscapes AP needs classes of Cityscapes ({', '.join(evaluated)}), the dataset has "
                 f"{', '.join(class_names)}; use the evaluator type 'coco_panoptic_seg'"
@@ -158,7 +159,9 @@ class CityscapesAP:
         numbers = number_pixels(ids, values.tolist()) - 1
         void = np.isin(values, self._void_ids)
         label_of = np.where(values < 1000, values, values // 1000)
-        true = tuple((int(value), int(pixels_of[value])) for value in values if _label(value) in self._names)
+        true = tuple(
+            (int(value), int(pixels_of[value])) for value in values if _label(value) in self._label_ids.values()
+        )
         predicted = []
         for category, score, mask in predicted_instances(output, truth):
             label_id = self._label_ids.get(category)
