@@ -48,7 +48,6 @@ def _registered_after(*imports: str) -> dict[str, list[str]]:
 # Detectron2's project cannot be imported on current packages before the repairs: whoever imports it first in a script
 # of theirs has a Detectron2 that needs none, or applies compat alone, as here.
 ORDERS = {
-    "only the plugin": ["import panoptic_plugin"],
     "the plugin first": ["import panoptic_plugin", "import detectron2.projects.panoptic_deeplab"],
     "detectron2 first": [
         "import importlib.util, pathlib",
