@@ -17,6 +17,9 @@ import numpy as np
 CAMERA_HEIGHT = 1.4
 NEAREST = 0.35  # metres; closer points are moved here, off the picture
 SUBPIXEL_BITS = 4
+FARTHEST_PIXEL = 30000.0  # OpenCV's coordinates are 16-bit numbers inside
+_ANGLES = np.linspace(0, 2 * np.pi, 20, endpoint=False)
+CIRCLE = np.stack([np.cos(_ANGLES), np.sin(_ANGLES)], axis=1)
 
 Color = Sequence[float]
 Point = tuple[float, float, float]
@@ -84,21 +87,22 @@ class Canvas:
     def project(self, points: Iterable[Point]) -> np.ndarray:
         """Street points (X, Y, Z) to pixels, float (N, 2), x first."""
         y0, x0 = self.vanishing_yx
-        return np.array(
-            [(x0 + x * self.scale(z), y0 + (CAMERA_HEIGHT - y) * self.scale(z)) for x, y, z in points], dtype=float
-        )
+        return np.array([self._pixel(x0, y0, x, y, z) for x, y, z in points], dtype=float)
+
+    def _pixel(self, x0: float, y0: float, x: float, y: float, z: float) -> tuple[float, float]:
+        metre = self.scale(z)
+        return x0 + x * metre, y0 + (CAMERA_HEIGHT - y) * metre
 
     def polygon(self, points: Any, color: Color, segment: int | None) -> None:
         """Fill a polygon of pixels (N, 2), x first; ``segment`` None leaves the label as it is."""
-        corners = np.round(np.clip(np.asarray(points), -30000, 30000) * (1 << SUBPIXEL_BITS)).astype(np.int32)
+        corners = _fixed_point(points)
         cv2.fillPoly(self.image, [corners], _byte(color), shift=SUBPIXEL_BITS)
         if segment is not None:
             cv2.fillPoly(self.ids, [corners], segment, shift=SUBPIXEL_BITS)
 
     def ellipse(self, center: Sequence[float], radii: Sequence[float], color: Color, segment: int | None) -> None:
         """Fill an ellipse; center and radii are pixels, x first."""
-        angles = np.linspace(0, 2 * np.pi, 24, endpoint=False)
-        self.polygon(np.asarray(center) + np.stack([np.cos(angles), np.sin(angles)], 1) * radii, color, segment)
+        self.polygon(np.asarray(center) + CIRCLE * radii, color, segment)
 
     def face(self, corners: Iterable[Point], color: Color, segment: int | None) -> None:
         """Fill a flat face given by street points."""
@@ -120,18 +124,20 @@ class Canvas:
         """Darken the ground below an object; the label stays what it was."""
         corners = self.project([(x[0], 0, z[0]), (x[1], 0, z[0]), (x[1], 0, z[1]), (x[0], 0, z[1])])
         mask = np.zeros(self.ids.shape, dtype=np.uint8)
-        rounded = np.round(np.clip(corners, -30000, 30000)).astype(np.int32)
-        cv2.fillPoly(mask, [rounded], 1)
-        x0, y0, w, h = cv2.boundingRect(rounded)
-        window = (slice(max(y0, 0), max(y0 + h, 0)), slice(max(x0, 0), max(x0 + w, 0)))
-        inside = mask[window].astype(bool)
-        region = self.image[window]
-        region[inside] = (region[inside] * darkness).astype(np.uint8)
+        cv2.fillPoly(mask, [_fixed_point(corners)], 1, shift=SUBPIXEL_BITS)
+        inside = mask.astype(bool)
+        self.image[inside] = (self.image[inside] * darkness).astype(np.uint8)
 
 
 def shade(color: Color, factor: float) -> tuple[float, ...]:
     """The colour in stronger or weaker light."""
     return tuple(channel * factor for channel in color)
+
+
+def _fixed_point(points: Any) -> np.ndarray:
+    """Pixels (N, 2) as OpenCV takes them: int32 in units of 1 / 2**SUBPIXEL_BITS."""
+    near = np.minimum(np.maximum(np.asarray(points), -FARTHEST_PIXEL), FARTHEST_PIXEL)
+    return np.rint(near * (1 << SUBPIXEL_BITS)).astype(np.int32)
 
 
 def _byte(color: Color) -> tuple[int, ...]:

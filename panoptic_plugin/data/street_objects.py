@@ -21,7 +21,7 @@ FRAMES = ((20, 190, 150), (240, 90, 40), (70, 130, 240), (236, 220, 60))
 
 def pick(rng: np.random.Generator, colors: Sequence[Color]) -> Color:
     """One of the colours, slightly varied."""
-    return tuple(np.asarray(colors[rng.integers(len(colors))]) * rng.uniform(0.9, 1.08))
+    return shade(colors[rng.integers(len(colors))], rng.uniform(0.9, 1.08))
 
 
 def draw_box(

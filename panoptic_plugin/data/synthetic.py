@@ -108,7 +108,7 @@ def _draw_sky(canvas: Canvas, rng: np.random.Generator) -> None:
     top = np.asarray(((86, 140, 206), (120, 164, 214), (150, 172, 196))[rng.integers(3)], dtype=np.float32)
     bottom = np.asarray((224, 230, 234), dtype=np.float32)
     down = np.linspace(0, 1.6, canvas.height, dtype=np.float32).clip(0, 1)[:, None, None]
-    clouds = _smooth_noise(rng, canvas.height, canvas.width, 5, 9)[..., None].clip(0, None) * (1 - down)
+    clouds = _smooth_noise(rng, canvas.height, canvas.width, 12, 6)[..., None].clip(0, None) * (1 - down)
     sky = top * (1 - down) + bottom * down + clouds * 70
     canvas.image[:] = sky.clip(0, 255).astype(np.uint8)
     canvas.ids[:] = canvas.stuff("sky")
@@ -243,12 +243,12 @@ def _place_people(rng: np.random.Generator, street: Street) -> list[Placed]:
 
     placed: list[Placed] = []
     for _ in range(rng.integers(1, 4)):
-        x, z = on_sidewalk(), rng.uniform(5.0, 12.0)
+        x, z = on_sidewalk(), rng.uniform(6.0, 13.0)
         placed.append(_thing("person", draw_person, x, z))
         if rng.random() < 0.4:
             placed.append(_thing("person", draw_person, x + rng.uniform(0.45, 0.6), z + rng.uniform(0.1, 0.4)))
-    for _ in range(rng.integers(0, 3)):
-        placed.append(_thing("bicycle", draw_bicycle, on_sidewalk(), rng.uniform(4.5, 8.0)))
+    for _ in range(rng.integers(0, 4)):
+        placed.append(_thing("bicycle", draw_bicycle, on_sidewalk(), rng.uniform(5.5, 10.0)))
     if rng.random() < 0.4:
         x, z = on_sidewalk(), rng.uniform(5.0, 9.0)
         placed.append((z, lambda canvas, rng: draw_bin(canvas, rng, x, z, canvas.stuff("static"))))
