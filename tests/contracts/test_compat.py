@@ -7,7 +7,6 @@ import json
 import random
 import subprocess
 import sys
-import types
 
 import numpy as np
 import pytest
@@ -63,10 +62,8 @@ def test_compiled_operators_explain_themselves():
     import detectron2
 
     operators = sys.modules.get("detectron2._C")
-    if not isinstance(operators, types.ModuleType) or getattr(operators, "__file__", None):
-        pytest.skip("this Detectron2 has its compiled operators")
-    if operators.__doc__ is None or "Stands in" not in operators.__doc__:
-        pytest.skip("this Detectron2 needs no stand-in")
+    if "Stands in" not in (getattr(operators, "__doc__", None) or ""):
+        pytest.skip("this Detectron2 has its compiled operators or does without them")
     assert detectron2._C is operators
     with pytest.raises(ImportError, match=r"detectron2\._C\.deform_conv_forward is a compiled operator"):
         _ = operators.deform_conv_forward

@@ -31,7 +31,8 @@ RULES: dict[str, set[str]] = {
     # Beyond the *config.py of backbones and systems, only the text of its own messages.
     "config": {"registry"},
     "register": {"*"},
-    "engine": {"config", "data", "evaluation", "structures", "registry"},
+    # layers: which batch norm a model runs with depends on the device and the processes, which only engine knows.
+    "engine": {"config", "data", "evaluation", "structures", "registry", "layers"},
     "export": {"config", "engine"},
     "tuning": {"config", "engine"},
     "reports": {"structures", "evaluation", "visualization"},
