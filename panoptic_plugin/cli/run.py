@@ -1,0 +1,55 @@
+"""How every command ends: an exit code, and one line for a mistake that the user can mend."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from argparse import Namespace
+from collections.abc import Callable
+
+import torch.distributed as dist
+
+from panoptic_plugin.errors import UserError
+
+USER_ERROR = 2
+INTERRUPTED = 130
+
+
+def run_cli(run: Callable[[Namespace], int | None], args: Namespace) -> int:
+    """Call ``run(args)``; a :class:`UserError` becomes one line ``error: ...`` on stderr.
+
+    Returns:
+        The exit code: that of ``run``, 2 for a mistake of the user, 130 after Ctrl-C. Other exceptions pass.
+    """
+    try:
+        return run(args) or 0
+    except UserError as error:
+        report_error(error)
+        return USER_ERROR
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        return INTERRUPTED
+
+
+def report_error(error: UserError) -> None:
+    """Write one line to stderr.
+
+    Under torchrun all processes find the same mistakes until they have joined, so that only the main one speaks;
+    later each does, and says its rank.
+    """
+    rank = int(os.environ.get("RANK", "0"))
+    if rank and not dist.is_initialized():
+        return
+    prefix = f"error (process {rank})" if rank else "error"
+    sys.stderr.write(f"{prefix}: {one_line(error)}\n")
+    sys.stderr.flush()
+
+
+def one_line(error: BaseException) -> str:
+    """The message without line breaks, and without the traceback that a data loader's worker puts around it."""
+    text = str(error)
+    if text.startswith("Caught ") and "Original Traceback" in text:
+        pattern = rf"^(?:[\w.]*\.)?{type(error).__name__}: "
+        text = re.split(pattern, text, flags=re.MULTILINE)[-1]
+    return " ".join(text.split())

@@ -1,0 +1,150 @@
+"""Train or evaluate a model: ``train_panoptic_deeplab.py``, ``tools/train_deeplab.py``, ``panoptic train``."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+
+from detectron2.engine import default_argument_parser
+from detectron2.evaluation import verify_results
+from detectron2.utils import comm
+
+from panoptic_plugin.cli.run import run_cli
+from panoptic_plugin.config import load_config
+from panoptic_plugin.data.catalog import check_dataset_names, check_num_classes, register_custom_datasets
+from panoptic_plugin.engine.benchmark import benchmark
+from panoptic_plugin.engine.checkpoint import PluginCheckpointer
+from panoptic_plugin.engine.launch import choose_num_gpus, launch
+from panoptic_plugin.engine.model import check_device
+from panoptic_plugin.engine.setup import set_up_job
+from panoptic_plugin.engine.trainer import PanopticTrainer
+from panoptic_plugin.errors import CheckpointError, ConfigError
+
+logger = logging.getLogger(__name__)
+
+EPILOG = """\
+examples:
+  train on one GPU, or on the CPU:
+    %(prog)s --config-file F.yaml
+    %(prog)s --config-file F.yaml --num-gpus 0
+  train on 8 GPUs; on 2 machines with 8 each:
+    %(prog)s --config-file F.yaml --num-gpus 8
+    %(prog)s --config-file F.yaml --num-gpus 8 --num-machines 2 --machine-rank 0 --dist-url tcp://IP:PORT
+  the same under torchrun, which must start the file, not the console script:
+    torchrun --nproc-per-node 8 train_panoptic_deeplab.py --config-file F.yaml
+  evaluate:
+    %(prog)s --config-file F.yaml --eval-only --weights output/model_final.pth
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Detectron2's options (``--config-file --resume --eval-only --num-gpus ...``, then KEY VALUE), and ours."""
+    parser = default_argument_parser(EPILOG)
+    parser.description = "Train a model from a config file, or evaluate it."
+    # Not given is told from given: without a GPU the default falls back to the CPU, an explicit number does not.
+    parser.set_defaults(num_gpus=None)
+    parser.add_argument("--weights", metavar="PATH", help="short for MODEL.WEIGHTS PATH")
+    parser.add_argument("--device", metavar="NAME", help="short for MODEL.DEVICE NAME: cuda or cpu")
+    parser.add_argument("--dry-run", action="store_true", help="print the resolved config and exit")
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """Check the config here, then train or evaluate in every process of the job."""
+    cfg, num_gpus = resolve_config(args)
+    if args.dry_run:
+        sys.stdout.write(cfg.dump())
+        return 0
+    check_inputs(cfg, args)
+    launch(
+        work,
+        num_gpus,
+        num_machines=args.num_machines,
+        machine_rank=args.machine_rank,
+        dist_url=args.dist_url,
+        args=(cfg, args),
+    )
+    return 0
+
+
+def resolve_config(args: argparse.Namespace):
+    """The frozen config of the command line, and the number of GPUs to use.
+
+    Raises:
+        ConfigError: a file, key or value that cannot be used, or GPUs that are not there.
+    """
+    if not args.config_file:
+        raise ConfigError("no config: give --config-file with a YAML file, for example one of the folder configs")
+    overrides = list(args.opts)
+    misplaced = [word for word in overrides[::2] if str(word).startswith("--")]
+    if misplaced:
+        raise ConfigError(f"{misplaced[0]} stands after a KEY VALUE pair; put all options before them")
+    if args.weights is not None:
+        overrides += ["MODEL.WEIGHTS", args.weights]
+    if args.device is not None:
+        overrides += ["MODEL.DEVICE", args.device]
+    if args.num_gpus == 0 and args.device is None:
+        overrides += ["MODEL.DEVICE", "cpu"]
+    cfg = load_config(args.config_file, overrides)
+    num_gpus = choose_num_gpus(args.num_gpus, cfg.MODEL.DEVICE)
+    if num_gpus == 0:
+        cfg.MODEL.DEVICE = "cpu"
+    cfg.freeze()
+    return cfg, num_gpus
+
+
+def check_inputs(cfg, args: argparse.Namespace) -> None:
+    """Find mistakes before a process is started or a folder made: datasets, number of classes, weights, device.
+
+    Raises:
+        ConfigError, DatasetError, CheckpointError: what is wrong, and the remedy.
+    """
+    register_custom_datasets(cfg)
+    check_dataset_names(cfg)
+    check_num_classes(cfg)
+    check_device(cfg.MODEL.DEVICE)
+    if args.eval_only and not cfg.MODEL.WEIGHTS and not args.resume:
+        raise CheckpointError("--eval-only needs weights; name them with --weights PATH, or evaluate the last "
+                              "checkpoint of OUTPUT_DIR with --resume")  # fmt: skip
+    if args.eval_only and not cfg.DATASETS.TEST:
+        raise ConfigError("--eval-only needs a dataset; name it in DATASETS.TEST")
+
+
+def work(cfg, args: argparse.Namespace) -> None:
+    """The job of one process."""
+    register_custom_datasets(cfg)  # again where the process is a new one
+    set_up_job(cfg, command=sys.argv, keep_config=args.eval_only)
+    if args.eval_only:
+        evaluate(cfg, resume=args.resume)
+        return
+    trainer = PanopticTrainer(cfg)
+    trainer.resume_or_load(resume=args.resume)
+    trainer.train()
+
+
+def evaluate(cfg, *, resume: bool = False) -> dict:
+    """Evaluate ``MODEL.WEIGHTS`` (with ``resume`` the last checkpoint) on ``DATASETS.TEST``, or time its inference.
+
+    Raises:
+        CheckpointError: the weights are missing, damaged or do not fit.
+    """
+    model = PanopticTrainer.build_model(cfg)
+    checkpointer = PluginCheckpointer(model, cfg.OUTPUT_DIR, eval_only=True)
+    checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
+    if cfg.MODEL.PANOPTIC_DEEPLAB.BENCHMARK_NETWORK_SPEED:
+        return benchmark(model, PanopticTrainer.build_test_loader(cfg, cfg.DATASETS.TEST[0]), cfg.OUTPUT_DIR)
+    results = PanopticTrainer.test(cfg, model)
+    if comm.is_main_process():
+        verify_results(cfg, results)
+    return results
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code: 0, or 2 after a mistake of the user, printed as one line."""
+    return run_cli(run, build_parser().parse_args(argv))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,143 @@
+"""Optimizers, gradient clipping and learning-rate schedules by config name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from detectron2.projects.deeplab import build_lr_scheduler as build_deeplab_lr_scheduler
+from detectron2.projects.deeplab.lr_scheduler import WarmupPolyLR
+from detectron2.solver.build import get_default_optimizer_params
+from torch import nn
+
+from panoptic_plugin.errors import ConfigError
+from panoptic_plugin.registry import suggestion
+
+WARMUP_METHODS = ("linear", "constant")
+# Those of Detectron2 0.6; a newer one may know more, so a name that is not here is tried before it is refused.
+SCHEDULERS = ("WarmupPolyLR", "WarmupMultiStepLR", "WarmupCosineLR")
+
+Clipper = Callable[[Iterable[nn.Parameter]], None]
+
+
+def build_optimizer(cfg, model: nn.Module) -> torch.optim.Optimizer:
+    """The optimizer that ``SOLVER.OPTIMIZER`` names: SGD, ADAM or ADAMW.
+
+    The parameter groups are Detectron2's: ``WEIGHT_DECAY_NORM`` for normalisation layers, ``WEIGHT_DECAY_BIAS`` and
+    ``BIAS_LR_FACTOR`` for biases, ``WEIGHT_DECAY`` for the rest. Gradients are clipped by the trainer, not here; see
+    :func:`build_gradient_clipper`.
+
+    Raises:
+        ConfigError: an unknown name.
+    """
+    solver = cfg.SOLVER
+    name = solver.OPTIMIZER
+    if name not in OPTIMIZERS:
+        raise ConfigError(f"SOLVER.OPTIMIZER is {name!r}, an unknown optimizer. {suggestion(name, list(OPTIMIZERS))}")
+    groups = get_default_optimizer_params(
+        model,
+        base_lr=solver.BASE_LR,
+        weight_decay_norm=solver.WEIGHT_DECAY_NORM,
+        bias_lr_factor=solver.BIAS_LR_FACTOR,
+        weight_decay_bias=solver.WEIGHT_DECAY_BIAS,
+    )
+    return OPTIMIZERS[name](solver, groups)
+
+
+def _sgd(solver, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    return torch.optim.SGD(
+        groups,
+        lr=solver.BASE_LR,
+        momentum=solver.MOMENTUM,
+        nesterov=solver.NESTEROV,
+        weight_decay=solver.WEIGHT_DECAY,
+    )
+
+
+def _adam(solver, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    return torch.optim.Adam(groups, lr=solver.BASE_LR, weight_decay=solver.WEIGHT_DECAY)
+
+
+def _adamw(solver, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(groups, lr=solver.BASE_LR, weight_decay=solver.WEIGHT_DECAY)
+
+
+OPTIMIZERS = {"SGD": _sgd, "ADAM": _adam, "ADAMW": _adamw}
+
+
+def build_gradient_clipper(cfg) -> Clipper | None:
+    """What ``SOLVER.CLIP_GRADIENTS`` asks to do with the gradients of the parameters it is given; None for nothing.
+
+    ``CLIP_TYPE`` is Detectron2's "value" (each element) or "norm" (each tensor by itself), or "full_model" (one norm
+    over all tensors).
+
+    Raises:
+        ConfigError: an unknown ``CLIP_TYPE``.
+    """
+    clip = cfg.SOLVER.CLIP_GRADIENTS
+    if not clip.ENABLED:
+        return None
+    value, norm_type = float(clip.CLIP_VALUE), float(clip.NORM_TYPE)
+
+    def by_value(parameters: Iterable[nn.Parameter]) -> None:
+        nn.utils.clip_grad_value_(parameters, value)
+
+    def by_norm(parameters: Iterable[nn.Parameter]) -> None:
+        for parameter in parameters:
+            nn.utils.clip_grad_norm_(parameter, value, norm_type)
+
+    def by_full_norm(parameters: Iterable[nn.Parameter]) -> None:
+        nn.utils.clip_grad_norm_(parameters, value, norm_type)
+
+    clippers: dict[str, Clipper] = {"value": by_value, "norm": by_norm, "full_model": by_full_norm}
+    if clip.CLIP_TYPE not in clippers:
+        raise ConfigError(
+            f"SOLVER.CLIP_GRADIENTS.CLIP_TYPE is {clip.CLIP_TYPE!r}. {suggestion(clip.CLIP_TYPE, list(clippers))}"
+        )
+    return clippers[clip.CLIP_TYPE]
+
+
+class ResumableWarmupPolyLR(WarmupPolyLR):
+    """DeepLab's schedule whose checkpoint holds its position only.
+
+    The base class also saves ``max_iters``: a run that is resumed with a larger ``SOLVER.MAX_ITER`` would follow the
+    old schedule and fail past its end, where the rate is a negative number to a fractional power.
+    """
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"base_lrs": self.base_lrs, "last_epoch": self.last_epoch}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict({key: state_dict[key] for key in ("base_lrs", "last_epoch") if key in state_dict})
+
+
+def build_lr_scheduler(cfg, optimizer: torch.optim.Optimizer):
+    """The schedule that ``SOLVER.LR_SCHEDULER_NAME`` names: WarmupPolyLR, or one of Detectron2's own.
+
+    Raises:
+        ConfigError: an unknown schedule or warm-up method.
+    """
+    solver = cfg.SOLVER
+    method = solver.WARMUP_METHOD
+    if method not in WARMUP_METHODS:
+        raise ConfigError(f"SOLVER.WARMUP_METHOD is {method!r}. {suggestion(method, list(WARMUP_METHODS))}")
+    name = solver.LR_SCHEDULER_NAME
+    if name == "WarmupPolyLR":
+        return ResumableWarmupPolyLR(
+            optimizer,
+            solver.MAX_ITER,
+            warmup_factor=solver.WARMUP_FACTOR,
+            warmup_iters=solver.WARMUP_ITERS,
+            warmup_method=method,
+            power=solver.POLY_LR_POWER,
+            constant_ending=solver.POLY_LR_CONSTANT_ENDING,
+        )
+    try:
+        return build_deeplab_lr_scheduler(cfg, optimizer)
+    except ValueError as error:
+        if "Unknown LR scheduler" not in str(error):
+            raise
+        raise ConfigError(
+            f"SOLVER.LR_SCHEDULER_NAME is {name!r}, an unknown schedule. {suggestion(name, list(SCHEDULERS))}"
+        ) from None

@@ -1,0 +1,98 @@
+"""What a job does before its work: output folder, logs, environment, config backup, seed."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import platform
+import sys
+from collections.abc import Sequence
+
+import torch
+from detectron2.utils import comm
+from detectron2.utils.env import seed_all_rng
+from detectron2.utils.logger import setup_logger
+from tabulate import tabulate
+
+from panoptic_plugin.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+PACKAGES = ("panoptic_plugin", "detectron2", "torch", "torchvision", "numpy", "PIL", "cv2")
+LOGGERS = {"detectron2": "d2", "fvcore": "fvcore", "panoptic_plugin": "panoptic"}
+
+
+def set_up_job(cfg, *, command: Sequence[str] = (), keep_config: bool = False) -> None:
+    """As Detectron2's ``default_setup``: make ``OUTPUT_DIR``, log there, save ``config.yaml``, seed.
+
+    Args:
+        cfg: the config of the job.
+        command: the words of the command line, for the log.
+        keep_config: leave a ``config.yaml`` that is there; evaluation must not replace the training's.
+
+    Raises:
+        ConfigError: the folder cannot be made or written.
+    """
+    folder, rank = cfg.OUTPUT_DIR, comm.get_rank()
+    _make_folder(folder)
+    set_up_logs(folder, rank)
+    logger.info("Process %d of %d on %s", rank, comm.get_world_size(), cfg.MODEL.DEVICE)
+    logger.info("Environment:\n%s", describe_environment())
+    logger.info("Command line: %s", " ".join(command))
+    logger.debug("Config:\n%s", cfg.dump())
+    if comm.is_main_process():
+        _save_config(cfg, os.path.join(folder, "config.yaml"), keep_config)
+    seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + rank)
+    if not keep_config:  # its search costs more than it brings in a short evaluation
+        torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
+
+
+def describe_environment() -> str:
+    """Versions, GPUs and CPU threads as a table."""
+    # Detectron2's collect_env_info asks its compiled operators, which are not there.
+    rows = [("Python", platform.python_version()), ("platform", platform.platform())]
+    rows += [(name, _version(name)) for name in PACKAGES]
+    rows += [(f"GPU {index}", torch.cuda.get_device_name(index)) for index in range(torch.cuda.device_count())]
+    rows.append(("CUDA", torch.version.cuda if torch.cuda.is_available() else "no device"))
+    rows.append(("CPU threads", str(torch.get_num_threads())))
+    return tabulate(rows, tablefmt="plain")
+
+
+def _version(name: str) -> str:
+    module = sys.modules.get(name) or importlib.import_module(name)
+    return str(getattr(module, "__version__", "unknown"))
+
+
+def set_up_logs(folder: str, rank: int = 0) -> None:
+    """Log to ``folder/log.txt``, and on the main process without the details to standard output.
+
+    Detectron2's ``setup_logger`` adds to what an earlier job in the same process has set up, so that each line would
+    stand twice.
+    """
+    setup_logger.cache_clear()
+    for name, short_name in LOGGERS.items():
+        logging.getLogger(name).handlers.clear()
+        setup_logger(folder, distributed_rank=rank, name=name, abbrev_name=short_name)
+        for handler in logging.getLogger(name).handlers:
+            if isinstance(handler, logging.StreamHandler) and handler.stream is sys.stdout:
+                handler.setLevel(logging.INFO)
+
+
+def _make_folder(folder: str) -> None:
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"OUTPUT_DIR {folder!r} cannot be made ({error.strerror}); name a folder you may write"
+        ) from None
+    if not os.access(folder, os.W_OK):
+        raise ConfigError(f"OUTPUT_DIR {folder!r} cannot be written; name a folder you may write")
+
+
+def _save_config(cfg, path: str, keep: bool) -> None:
+    if keep and os.path.exists(path):
+        return
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(cfg.dump())
+    logger.info("Full config saved to %s", path)

@@ -1,0 +1,157 @@
+"""The trainer: Detectron2's DefaultTrainer for panoptic models, on CPUs and GPUs, in one process or many."""
+
+from __future__ import annotations
+
+import logging
+import weakref
+from typing import Any
+
+import torch
+from detectron2.engine import DefaultTrainer, HookBase, TrainerBase
+from detectron2.engine.hooks import EvalHook
+from detectron2.evaluation import DatasetEvaluator, verify_results
+from detectron2.utils import comm
+from detectron2.utils.events import EventStorage
+from torch import nn
+
+from panoptic_plugin.data.loader import build_test_loader, build_train_loader
+from panoptic_plugin.engine.checkpoint import PluginCheckpointer
+from panoptic_plugin.engine.hooks import EvaluationHook
+from panoptic_plugin.engine.model import build_model, share_buffers, unwrap, wrap_distributed
+from panoptic_plugin.engine.optim import build_lr_scheduler, build_optimizer
+from panoptic_plugin.engine.train_step import build_train_step
+from panoptic_plugin.engine.writers import make_writers
+from panoptic_plugin.errors import UserError
+from panoptic_plugin.evaluation.build import build_evaluator
+
+logger = logging.getLogger(__name__)
+
+
+class PanopticTrainer(DefaultTrainer):
+    """Trains, saves, evaluates and logs as DefaultTrainer does, and is extended in the same way.
+
+    ``build_model``, ``build_optimizer``, ``build_lr_scheduler``, ``build_train_loader``, ``build_test_loader``,
+    ``build_evaluator`` and ``test`` are class methods; ``build_hooks`` and ``build_writers`` methods. What differs:
+    it runs on CPUs and with gloo too, mixed precision can be bfloat16, the optimizer's state is in the checkpoint
+    with every Detectron2 version, and a number that is not finite ends all processes before it reaches a weight.
+
+    Attributes:
+        scheduler: the learning-rate schedule.
+        checkpointer: saves and loads model and trainer state in ``cfg.OUTPUT_DIR``.
+        cfg: the config, scaled to the number of processes where ``SOLVER.REFERENCE_WORLD_SIZE`` asks for it.
+    """
+
+    def __init__(self, cfg) -> None:
+        # DefaultTrainer's own initialisation is left out: in Detectron2 0.6 it needs CUDA for AMP and for processes.
+        TrainerBase.__init__(self)
+        cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
+        model = self.build_model(cfg)
+        optimizer = self.build_optimizer(cfg, model)
+        data_loader = self.build_train_loader(cfg)
+        model = wrap_distributed(model)
+        self._trainer = build_train_step(cfg, model, data_loader, optimizer)
+        self.scheduler = self.build_lr_scheduler(cfg, optimizer)
+        self.checkpointer = PluginCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+        self.start_iter = 0
+        self.max_iter = cfg.SOLVER.MAX_ITER
+        self.cfg = cfg
+        self._last_eval_results: dict[str, Any] | None = None
+        self.register_hooks(self.build_hooks())
+
+    @classmethod
+    def build_model(cls, cfg) -> nn.Module:
+        return build_model(cfg)
+
+    @classmethod
+    def build_optimizer(cls, cfg, model: nn.Module) -> torch.optim.Optimizer:
+        return build_optimizer(cfg, model)
+
+    @classmethod
+    def build_lr_scheduler(cls, cfg, optimizer: torch.optim.Optimizer):
+        return build_lr_scheduler(cfg, optimizer)
+
+    @classmethod
+    def build_train_loader(cls, cfg):
+        return build_train_loader(cfg)
+
+    @classmethod
+    def build_test_loader(cls, cfg, dataset_name: str):
+        return build_test_loader(cfg, dataset_name)
+
+    @classmethod
+    def build_evaluator(cls, cfg, dataset_name: str) -> DatasetEvaluator:
+        return build_evaluator(cfg, dataset_name)
+
+    def build_hooks(self) -> list[HookBase]:
+        """Detectron2's hooks, with :class:`EvaluationHook` in the place of its EvalHook."""
+        evaluation = EvaluationHook(self.cfg.TEST.EVAL_PERIOD, self._evaluate)
+        return [evaluation if isinstance(hook, EvalHook) else hook for hook in super().build_hooks() if hook]
+
+    def build_writers(self):
+        return make_writers(self.cfg.OUTPUT_DIR, self.max_iter)
+
+    def _evaluate(self) -> dict[str, Any] | None:
+        share_buffers(self.model)
+        self._last_eval_results = self.test(self.cfg, unwrap(self.model))
+        return self._last_eval_results
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        """Go on from the last checkpoint of ``OUTPUT_DIR``, or start from the weights of ``MODEL.WEIGHTS``.
+
+        Args:
+            resume: look for a checkpoint. Where there is none, training starts, with a warning.
+
+        Raises:
+            CheckpointError: the weights are missing, damaged or do not fit.
+        """
+        if resume and not self.checkpointer.has_checkpoint():
+            logger.warning("There is no checkpoint in %s to resume from; training starts", self.cfg.OUTPUT_DIR)
+        super().resume_or_load(resume)
+
+    def train(self) -> dict[str, Any] | None:
+        """Train from ``start_iter`` to ``SOLVER.MAX_ITER``.
+
+        Returns:
+            The last evaluation's results on the main process, None where nothing was evaluated.
+
+        Raises:
+            UserError: a file of the dataset cannot be used.
+            FloatingPointError: a loss or gradient is not finite.
+        """
+        logger.info("Starting training from iteration %d", self.start_iter)
+        self.iter = self.start_iter
+        with EventStorage(self.start_iter) as self.storage:
+            try:
+                self._loop()
+            except UserError:
+                raise  # it explains itself; the command line prints it
+            except Exception:
+                logger.exception("Exception in iteration %d:", self.iter)
+                raise
+            finally:
+                self.after_train()
+        if len(self.cfg.TEST.EXPECTED_RESULTS) and comm.is_main_process():
+            verify_results(self.cfg, self._last_eval_results)
+        return self._last_eval_results
+
+    def _loop(self) -> None:
+        self.before_train()
+        for iteration in range(self.start_iter, self.max_iter):
+            self.iter = iteration
+            self.before_step()
+            self.run_step()
+            self.after_step()
+        self.iter = self.max_iter  # tells the hooks that training has come to its end
+
+    def state_dict(self) -> dict[str, Any]:
+        """Iteration, hooks (with the schedule), optimizer and scaler, in the layout of Detectron2's main."""
+        state = TrainerBase.state_dict(self)
+        state["_trainer"] = self._trainer.state_dict()
+        return state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        TrainerBase.load_state_dict(self, state_dict)
+        if "_trainer" in state_dict:
+            self._trainer.load_state_dict(state_dict["_trainer"])
+        else:
+            logger.warning("The checkpoint has no optimizer state (Detectron2 0.6 saves none): it starts anew")
