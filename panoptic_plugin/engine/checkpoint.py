@@ -37,6 +37,8 @@ PLAUSIBLE_BACKBONE_SHARE = 0.25
 # Values that weights do not depend on, and that older PyTorch or Detectron2 versions do not write, or do.
 INCIDENTAL = ("num_batches_tracked", "pixel_mean", "pixel_std")
 MAX_LISTED = 10
+CHECK_BACKBONE = ("Check MODEL.BACKBONE.NAME and MODEL.RESNETS.DEPTH, or convert the file with "
+                  "convert-pretrain-model-to-d2.py")
 
 
 class PluginCheckpointer(DetectionCheckpointer):
@@ -154,8 +156,13 @@ class PluginCheckpointer(DetectionCheckpointer):
 
     def _load_model(self, checkpoint: dict[str, Any]):
         shapes = {key: tuple(value.shape) for key, value in checkpoint["model"].items()}
+        if checkpoint.get("matching_heuristics"):
+            _prefix_backbone(checkpoint, set(self.model.state_dict()))
         by_ends = checkpoint.get("matching_heuristics", False)
-        incompatible = super()._load_model(checkpoint)
+        try:
+            incompatible = super()._load_model(checkpoint)
+        except ValueError as cause:  # Detectron2 found several places for one name
+            raise CheckpointError(f"{self._path} does not fit the model: {cause} {CHECK_BACKBONE}") from cause
         missing = _essential(incompatible.missing_keys)
         # Where names are matched by their ends, a tensor of another shape is reported as missing.
         differing = {key: (found, wanted) for key, found, wanted in incompatible.incorrect_shapes}
@@ -181,8 +188,7 @@ class PluginCheckpointer(DetectionCheckpointer):
             raise CheckpointError(
                 f"{self._path} fills {backbone_found} of {backbone_total} weights of the backbone, so it belongs to "
                 f"another network. Not in the file: {_listed(missing)}; of another shape: {_listed(shapes)}; of no use "
-                f"in the model: {_listed(unexpected)}. Check MODEL.BACKBONE.NAME and MODEL.RESNETS.DEPTH, or convert "
-                "the file with convert-pretrain-model-to-d2.py")
+                f"in the model: {_listed(unexpected)}. {CHECK_BACKBONE}")
         if self._complete and (missing or differing):
             raise CheckpointError(
                 f"{self._path} does not fit the model. Of another shape (in the file instead of in the model): "
@@ -216,6 +222,14 @@ def _detectron2_format(content: Any, path: str) -> dict[str, Any]:
     prefixed = all(key.startswith("module.") for key in arrays)  # saved from within DistributedDataParallel
     checkpoint["model"] = {key.removeprefix("module.") if prefixed else key: value for key, value in arrays.items()}
     return checkpoint
+
+
+def _prefix_backbone(checkpoint: dict[str, Any], model_keys: set[str]) -> None:
+    """Name the weights of a backbone alone as in the model, in place; matching by ends takes seconds for HRNet."""
+    renamed = {f"backbone.{key}": value for key, value in checkpoint["model"].items()}
+    if renamed.keys() <= model_keys:
+        checkpoint["model"] = renamed
+        checkpoint["matching_heuristics"] = False
 
 
 def _essential(keys: Iterable[str]) -> list[str]:
