@@ -53,6 +53,21 @@ def test_no_file_names_a_machine_or_a_registry_host():
     assert not found
 
 
+def test_git_ignores_no_source():
+    """A pattern such as ``datasets/`` also hides a folder of that name inside the package from every clone."""
+    sources = [*SOURCES, *(ROOT / "configs").rglob("*.yaml")]
+    done = subprocess.run(
+        ["git", "check-ignore", "--stdin"],
+        input="\n".join(str(file.relative_to(ROOT)) for file in sources),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode == 128:
+        pytest.skip("not a git repository")
+    assert done.stdout.splitlines() == []
+
+
 def test_requirements_hold_no_address():
     files = sorted((ROOT / "requirements").glob("*.txt"))
     assert files
