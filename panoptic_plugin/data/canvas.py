@@ -123,10 +123,18 @@ class Canvas:
     def shadow(self, x: Sequence[float], z: Sequence[float], darkness: float = 0.55) -> None:
         """Darken the ground below an object; the label stays what it was."""
         corners = self.project([(x[0], 0, z[0]), (x[1], 0, z[0]), (x[1], 0, z[1]), (x[0], 0, z[1])])
-        mask = np.zeros(self.ids.shape, dtype=np.uint8)
-        cv2.fillPoly(mask, [_fixed_point(corners)], 1, shift=SUBPIXEL_BITS)
+        limits = (self.width, self.height)
+        left, top = (int(min(max(low, 0), limit)) for low, limit in zip(corners.min(axis=0), limits, strict=True))
+        right, bottom = (
+            int(min(max(high + 2, 0), limit)) for high, limit in zip(corners.max(axis=0), limits, strict=True)
+        )
+        if right <= left or bottom <= top:
+            return
+        mask = np.zeros((bottom - top, right - left), dtype=np.uint8)
+        cv2.fillPoly(mask, [_fixed_point(corners - (left, top))], 1, shift=SUBPIXEL_BITS)
         inside = mask.astype(bool)
-        self.image[inside] = (self.image[inside] * darkness).astype(np.uint8)
+        region = self.image[top:bottom, left:right]
+        region[inside] = (region[inside] * darkness).astype(np.uint8)
 
 
 def shade(color: Color, factor: float) -> tuple[float, ...]:

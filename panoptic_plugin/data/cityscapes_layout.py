@@ -118,7 +118,7 @@ def write_split(root: Path, split: str, records: Sequence[tuple[dict[str, Any], 
 
 def save_png(pixels: np.ndarray, path: Path) -> None:
     """Write uint8 or uint16 pixels as a PNG, compressed fast rather than small."""
-    Image.fromarray(pixels).save(path, compress_level=3)
+    Image.fromarray(pixels).save(path, compress_level=1)
 
 
 def _lookup(attribute: str) -> np.ndarray:

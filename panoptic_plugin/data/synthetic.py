@@ -107,11 +107,12 @@ def _draw_surroundings(canvas: Canvas, rng: np.random.Generator, street: Street)
 def _draw_sky(canvas: Canvas, rng: np.random.Generator) -> None:
     top = np.asarray(((86, 140, 206), (120, 164, 214), (150, 172, 196))[rng.integers(3)], dtype=np.float32)
     bottom = np.asarray((224, 230, 234), dtype=np.float32)
-    down = np.linspace(0, 1.6, canvas.height, dtype=np.float32).clip(0, 1)[:, None, None]
-    clouds = _smooth_noise(rng, canvas.height, canvas.width, 12, 6)[..., None].clip(0, None) * (1 - down)
+    rows = int(canvas.vanishing_yx[0]) + 4  # the ground hides the rest
+    down = np.linspace(0, 1, rows, dtype=np.float32)[:, None, None]
+    clouds = _smooth_noise(rng, rows, canvas.width, 5, 6)[..., None].clip(0, None) * (1 - down)
     sky = top * (1 - down) + bottom * down + clouds * 70
-    canvas.image[:] = sky.clip(0, 255).astype(np.uint8)
-    canvas.ids[:] = canvas.stuff("sky")
+    canvas.image[:rows] = sky.clip(0, 255).astype(np.uint8)
+    canvas.ids[:rows] = canvas.stuff("sky")
 
 
 def _draw_skyline(canvas: Canvas, rng: np.random.Generator) -> None:
