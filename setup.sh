@@ -15,6 +15,6 @@ else
   .venv/bin/python -m pip install --quiet --upgrade "uv>=0.9"
   uv=.venv/bin/uv
 fi
-"$uv" pip install --quiet --python .venv/bin/python -r requirements/dev.txt
+"$uv" pip install --quiet --compile-bytecode --python .venv/bin/python -r requirements/dev.txt
 "$uv" pip install --quiet --python .venv/bin/python --no-deps -e .
 .venv/bin/python -c 'import panoptic_plugin; print("panoptic_plugin", panoptic_plugin.__version__, "is ready in .venv")'

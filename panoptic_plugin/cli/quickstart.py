@@ -1,0 +1,117 @@
+"""The main job on an embedded default: generate street scenes, train Panoptic-DeepLab, evaluate, draw.
+
+Each stage is one of the usual commands, run as a user would run it and shown before it runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from panoptic_plugin.errors import ConfigError, UserError
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+CONFIG = REPOSITORY / "configs" / "quick" / "panoptic_deeplab_hrnet_cityscapes.yaml"
+HEADLINE = (
+    ("PQ", "panoptic_seg", "PQ"),
+    ("SQ", "panoptic_seg", "SQ"),
+    ("RQ", "panoptic_seg", "RQ"),
+    ("PQ things", "panoptic_seg", "PQ_th"),
+    ("PQ stuff", "panoptic_seg", "PQ_st"),
+    ("mIoU", "sem_seg", "mIoU"),
+    ("AP", "segm", "AP"),
+    ("AP50", "segm", "AP50"),
+)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Options of ``panoptic quickstart``."""
+    parser = argparse.ArgumentParser(
+        prog="panoptic quickstart",
+        description="Generate street scenes in Cityscapes layout, train Panoptic-DeepLab on them (CPU, minutes), "
+        "evaluate PQ, mIoU and AP, and draw the results.",
+    )
+    parser.add_argument("--output", default="quickstart", help="folder of everything it makes (default: %(default)s)")
+    parser.add_argument("--config-file", default=str(CONFIG), help="training config (default: %(default)s)")
+    parser.add_argument("--num-train", type=int, default=160, help="training scenes (default: %(default)s)")
+    parser.add_argument("--num-val", type=int, default=24, help="validation scenes (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of scenes and training (default: %(default)s)")
+    parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE overrides of the config")
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """Synthesize, train and evaluate, draw; prints the table and the paths of the pictures."""
+    if not Path(args.config_file).is_file():
+        raise ConfigError(f"config file {args.config_file} does not exist; run from a clone, or name one")
+    started = time.monotonic()
+    output = Path(args.output)
+    data, run_folder, pictures = output / "datasets", output / "run", output / "pictures"
+    for words in _stages(args, data, run_folder, pictures):
+        _call(words, data)
+    _say(f"\nResult on {args.num_val} generated validation scenes after {time.monotonic() - started:.0f} s:\n")
+    _say(_table(run_folder / "inference" / "metrics.json"))
+    _say("\nPictures (prediction over image):")
+    for picture in sorted(pictures.glob("*.png")):
+        _say(f"  {picture}")
+    _say(f"Model: {run_folder / 'model_final.pth'}   Log and curves: {run_folder}")
+    return 0
+
+
+def _stages(args: argparse.Namespace, data: Path, run_folder: Path, pictures: Path) -> list[list[str]]:
+    images = data / "cityscapes" / "leftImg8bit" / "val"
+    synthesize = [
+        "data", "synthesize", "--layout", "cityscapes", "--output", str(data), "--seed", str(args.seed),
+        "--num-train", str(args.num_train), "--num-val", str(args.num_val),
+    ]  # fmt: skip
+    train = [
+        "train", "--config-file", args.config_file, "--num-gpus", "0",
+        "OUTPUT_DIR", str(run_folder), "SEED", str(args.seed), *args.opts,
+    ]  # fmt: skip
+    demo = [
+        "demo", "--config-file", args.config_file, "--input", str(images / "*" / "*.png"), "--output", str(pictures),
+        "--device", "cpu", "--opts", "MODEL.WEIGHTS", str(run_folder / "model_final.pth"), *args.opts,
+    ]  # fmt: skip
+    return [synthesize, train, demo]
+
+
+def _call(words: list[str], data: Path) -> None:
+    _say(f"\n$ DETECTRON2_DATASETS={shlex.quote(str(data))} panoptic {shlex.join(words)}")
+    sys.stdout.flush()
+    code = subprocess.call(
+        [sys.executable, "-m", "panoptic_plugin.cli.main", *words],
+        env={**os.environ, "DETECTRON2_DATASETS": str(data.resolve())},
+    )
+    if code:
+        raise UserError(f"'panoptic {words[0]}' ended with exit code {code}; its message stands above")
+
+
+def _table(metrics_file: Path) -> str:
+    from tabulate import tabulate
+
+    metrics = json.loads(metrics_file.read_text(encoding="utf-8"))
+    groups = metrics.get("results", metrics)
+    row = [groups.get(group, {}).get(key) for _, group, key in HEADLINE]
+    return tabulate([row], headers=[name for name, _, _ in HEADLINE], floatfmt=".1f", tablefmt="github")
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    from panoptic_plugin.cli.run import run_cli
+
+    return run_cli(run, build_parser().parse_args(argv))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
