@@ -10,8 +10,10 @@ Shapes: N images, C channels, (H, W) features, (h, w) window.
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
-from detectron2.layers import ASPP
+from detectron2.layers import ASPP, Conv2d
 from torch import nn
 from torch.nn import functional as F
 
@@ -42,10 +44,10 @@ class WindowedImagePooling(nn.Sequential):
     A ``Sequential`` only for its names: the convolution stays child ``1``, as in Detectron2's checkpoints.
     """
 
-    def __init__(self, *, conv: nn.Conv2d, window: tuple[int, int] | None) -> None:
+    def __init__(self, *, conv: Conv2d, window: tuple[int, int] | None) -> None:
         """
         Args:
-            conv: Detectron2's ``Conv2d`` with ``activation`` and without ``norm``.
+            conv: 1x1, with ``activation`` and without ``norm``.
             window: (h, w) in feature pixels; None averages over the whole map.
         """
         super().__init__(nn.Identity(), conv)
@@ -53,7 +55,7 @@ class WindowedImagePooling(nn.Sequential):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
         """(N, C, H, W) to (N, C_out, 1..H, 1..W); ASPP resizes it back to (H, W)."""
-        conv = self[1]
+        conv = cast(Conv2d, self[1])
         if self.window is None or (self.window[0] >= x.shape[-2] and self.window[1] >= x.shape[-1]):
             return conv(window_average(x, None))
         # An average and a 1x1 convolution commute, and after the convolution there are far fewer channels to average.
