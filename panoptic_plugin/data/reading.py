@@ -59,7 +59,7 @@ def read_label(path: str, mode: str, image_path: str, image_size: tuple[int, int
     try:
         with Image.open(path) as stored:
             label = ImageOps.exif_transpose(stored)
-            pixels = np.asarray(label.convert("RGB") if mode == "RGB" else label)
+            pixels = np.array(label.convert("RGB") if mode == "RGB" else label)
     except FileNotFoundError:
         raise DatasetError(f"label {path} does not exist; check the dataset's folder") from None
     except _DAMAGED as error:
@@ -89,7 +89,7 @@ def _turn_like_image(pixels: np.ndarray, image_path: str) -> np.ndarray:
     label = Image.fromarray(pixels)
     with Image.open(image_path) as image:
         label.getexif()[ORIENTATION] = image.getexif().get(ORIENTATION, 1)
-    return np.asarray(ImageOps.exif_transpose(label))
+    return np.array(ImageOps.exif_transpose(label))
 
 
 def _size(shape: tuple[int, ...]) -> str:

@@ -1,8 +1,7 @@
 """Street-like scenes from a seed, with exact panoptic labels.
 
 Scene i of a split depends on (seed, split, i) and the size alone: not on how many scenes are asked for, nor on which
-worker draws it. Every eighth scene has no things, and every eighth has an odd size of its own; about a third hold a
-crowd group. Neighbours of one class touch: parked cars bumper to bumper, people side by side.
+worker draws it. Of eight scenes one has no things, one an odd size of its own, and two hold a crowd group. Neighbours of one class touch: parked cars bumper to bumper, people side by side.
 """
 
 from __future__ import annotations
@@ -73,7 +72,7 @@ def make_scene(
     street = _make_street(rng)
     _draw_surroundings(canvas, rng, street)
     if index % 8 != 3:
-        _draw_things(canvas, rng, street)
+        _draw_things(canvas, rng, street, has_crowd=index % 4 == 1)
     _draw_ego_vehicle(canvas, rng)
     return _develop(canvas, rng, supersample)
 
@@ -205,9 +204,9 @@ def _draw_lamp(canvas: Canvas, x: float, z: float) -> None:
     canvas.front((x - 0.3, x + 0.3), (4.5, 4.75), z, (92, 94, 92), segment)
 
 
-def _draw_things(canvas: Canvas, rng: np.random.Generator, street: Street) -> None:
+def _draw_things(canvas: Canvas, rng: np.random.Generator, street: Street, has_crowd: bool) -> None:
     """Vehicles, people and bins, from the farthest to the nearest."""
-    placed = [*_place_vehicles(rng, street), *_place_people(rng, street)]
+    placed = [*_place_vehicles(rng, street), *_place_people(rng, street, has_crowd)]
     for _, draw in sorted(placed, key=lambda item: -item[0]):
         draw(canvas, rng)
 
@@ -235,7 +234,7 @@ def _place_vehicles(rng: np.random.Generator, street: Street) -> list[Placed]:
     return placed
 
 
-def _place_people(rng: np.random.Generator, street: Street) -> list[Placed]:
+def _place_people(rng: np.random.Generator, street: Street, has_crowd: bool) -> list[Placed]:
     left, right = street.road
 
     def on_sidewalk() -> float:
@@ -253,8 +252,8 @@ def _place_people(rng: np.random.Generator, street: Street) -> list[Placed]:
     if rng.random() < 0.4:
         x, z = on_sidewalk(), rng.uniform(5.0, 9.0)
         placed.append((z, lambda canvas, rng: draw_bin(canvas, rng, x, z, canvas.stuff("static"))))
-    if rng.random() < 0.35:
-        group_x, group_z = on_sidewalk(), rng.uniform(11.0, 16.0)
+    if has_crowd:
+        group_x, group_z = on_sidewalk(), rng.uniform(10.0, 14.0)
         placed.append((group_z, lambda canvas, rng: _draw_crowd(canvas, rng, group_x, group_z)))
     return placed
 
