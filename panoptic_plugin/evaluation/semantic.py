@@ -1,7 +1,8 @@
 """Mean IoU of semantic segmentation from one confusion matrix.
 
-Equal to Detectron2's ``SemSegEvaluator`` and, for the Cityscapes classes, to cityscapesscripts'
-``evalPixelLevelSemanticLabeling``.
+Equal to ``SemSegEvaluator`` of Detectron2 0.6 and, for the Cityscapes classes, to cityscapesscripts'
+``evalPixelLevelSemanticLabeling``. Detectron2's main differs in one case: a class that is predicted and never there
+does not count into its mean.
 """
 
 from __future__ import annotations
