@@ -11,6 +11,7 @@ Shape legend: N images, H x W pixels, C the width (48 in W48). Branch b = 0..3 h
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
 from typing import Any
 
 import torch
@@ -72,10 +73,9 @@ class ResidualBlock(nn.Module):
         for i, kernel in enumerate(kernels):
             setattr(self, f"conv{i + 1}", conv(channels[i], channels[i + 1], kernel))
             setattr(self, f"bn{i + 1}", make.norm(channels[i + 1]))
+        self.downsample: nn.Module = nn.Identity()
         if channels[0] != channels[-1]:
             self.downsample = make.conv_norm(channels[0], channels[-1], 1)
-        else:
-            self.downsample = nn.Identity()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         out = x
@@ -106,12 +106,10 @@ class HighResolutionModule(nn.Module):
 
     @staticmethod
     def _fuse(layers: nn.Module, features: Sequence[torch.Tensor], target: int) -> torch.Tensor:
+        assert isinstance(layers, nn.ModuleList)
         size = features[target].shape[-2:]
-        total = None
-        for layer, x in zip(layers, features, strict=True):  # in this order, for equal rounding
-            term = _resize(layer(x), size)
-            total = term if total is None else total + term
-        return total
+        terms = [_resize(layer(x), size) for layer, x in zip(layers, features, strict=True)]
+        return reduce(torch.add, terms)  # from the first to the last branch, as the official code rounds
 
 
 def _fuse_layer(widths: Sequence[int], source: int, target: int, make: NormTable) -> nn.Module:

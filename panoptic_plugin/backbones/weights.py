@@ -223,7 +223,7 @@ def _resnet_numbers(weights: Weights) -> tuple[int, int, int] | None:
     """Depth, groups and width of a group of a ResNet under Detectron2's names; None where they do not add up."""
     blocks = [_count(rf"^{stage}\.(\d+)\.", weights) for stage in FEATURES]
     bottleneck = "res2.0.conv3.weight" in weights
-    depths = {(3, 4, 6, 3): 50, (3, 4, 23, 3): 101, (3, 8, 36, 3): 152} if bottleneck else {
+    depths: dict[tuple[int, ...], int] = {(3, 4, 6, 3): 50, (3, 4, 23, 3): 101, (3, 8, 36, 3): 152} if bottleneck else {
         (2, 2, 2, 2): 18, (3, 4, 6, 3): 34}
     depth, middle = depths.get(tuple(blocks)), weights.get("res2.0.conv2.weight")
     if depth is None or middle is None or middle.ndim != 4:
