@@ -111,5 +111,12 @@ def _finite(value: float | None) -> float | None:
 
 
 def _table(rows: Sequence[Sequence[Any]], headers: Sequence[str]) -> str:
-    shown = [["-" if isinstance(v, float) and not math.isfinite(v) or v is None else v for v in row] for row in rows]
-    return tabulate(shown, headers=headers, tablefmt="pipe", floatfmt=".3f", numalign="right", stralign="left")
+    align = ["left" if isinstance(cell, str) else "right" for cell in rows[0]]
+    shown = [[_shown(cell) for cell in row] for row in rows]
+    return tabulate(shown, headers=headers, tablefmt="pipe", disable_numparse=True, colalign=align)
+
+
+def _shown(cell: Any) -> str:
+    if cell is None or isinstance(cell, float) and not math.isfinite(cell):
+        return "-"
+    return f"{cell:.3f}" if isinstance(cell, float) else str(cell)
