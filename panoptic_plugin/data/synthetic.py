@@ -1,7 +1,8 @@
 """Street-like scenes from a seed, with exact panoptic labels.
 
 Scene i of a split depends on (seed, split, i) and the size alone: not on how many scenes are asked for, nor on which
-worker draws it. Of eight scenes one has no things, one an odd size of its own, and two hold a crowd group. Neighbours of one class touch: parked cars bumper to bumper, people side by side.
+worker draws it. Of eight scenes one has no things, one an odd size of its own, and two hold a crowd group. Neighbours
+of one class touch: parked cars bumper to bumper, people side by side.
 """
 
 from __future__ import annotations

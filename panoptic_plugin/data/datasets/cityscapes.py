@@ -40,7 +40,7 @@ def load_cityscapes_panoptic(name: str) -> list[dict[str, Any]]:
 
 
 def load_cityscapes_semantic(name: str) -> list[dict[str, Any]]:
-    """Dataset dicts of ``cityscapes_fine_sem_seg_{train,val}``: file_name, image_id, height, width, sem_seg_file_name."""
+    """Dataset dicts of ``cityscapes_fine_sem_seg_{train,val}``; the label is ``sem_seg_file_name``, trainIds."""
     metadata = MetadataCatalog.get(name)
     check_images(name, metadata.image_dir)
     records, missing = [], []
