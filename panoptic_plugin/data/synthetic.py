@@ -96,10 +96,10 @@ def _draw_surroundings(canvas: Canvas, rng: np.random.Generator, street: Street)
     for side in (-1, 1):
         line = (street.road[1] + street.sidewalk) if side > 0 else (street.road[0] - street.sidewalk)
         if side == street.open_side:
-            _draw_trees(canvas, rng, line + side * 2.0, side, (6.0, 60.0), rng.integers(5, 9))
+            _draw_trees(canvas, rng, line + side * 2.0, side, (6.0, 60.0), int(rng.integers(5, 9)))
         else:
             _draw_facades(canvas, rng, line, side)
-            _draw_trees(canvas, rng, line - side * 0.5, side, (12.0, 40.0), rng.integers(0, 3))
+            _draw_trees(canvas, rng, line - side * 0.5, side, (12.0, 40.0), int(rng.integers(0, 3)))
         for z in np.arange(34.0, 6.0, -rng.uniform(11, 16)):
             _draw_lamp(canvas, line - side * (street.sidewalk - 0.4), z)
 
@@ -287,7 +287,9 @@ def _develop(canvas: Canvas, rng: np.random.Generator, supersample: int) -> Scen
     strength = np.array([TEXTURE.get(segment.name, (3, 3)) for segment in canvas.segments], dtype=np.float32)[ids]
     picture += (rng.standard_normal((height, width), dtype=np.float32) * strength[..., 0])[..., None]
     picture += (_smooth_noise(rng, height, width, height // 7 + 2, width // 7 + 2) * strength[..., 1])[..., None]
-    light = np.float32(rng.uniform(0.82, 1.12)) * (1 + np.float32(rng.uniform(-0.05, 0.05)) * np.float32([1, 0, -1]))
+    light = np.float32(rng.uniform(0.82, 1.12)) * (
+        1 + np.float32(rng.uniform(-0.05, 0.05)) * np.array([1, 0, -1], dtype=np.float32)
+    )
     down, across = np.linspace(-1, 1, height, dtype=np.float32), np.linspace(-1, 1, width, dtype=np.float32)
     vignette = 1 - 0.07 * (down[:, None] ** 2 + across[None, :] ** 2)
     picture = picture * light * vignette[..., None] + rng.standard_normal(picture.shape, dtype=np.float32) * 1.5

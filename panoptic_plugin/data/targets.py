@@ -143,7 +143,7 @@ class PanopticDeepLabTargets:
             if segment["category_id"] not in self.thing_ids or window is None:
                 continue
             mask = numbered[window] == number
-            area = np.count_nonzero(mask)
+            area = int(np.count_nonzero(mask))
             if area < self.small_instance_area:
                 semantic_weights[window][mask] = np.uint8(self.small_instance_weight)
             if segment["iscrowd"]:
