@@ -84,6 +84,7 @@ def resolve_config(args: argparse.Namespace):
     if args.weights is not None:
         overrides += ["MODEL.WEIGHTS", args.weights]
     if args.device is not None:
+        check_device(args.device)  # an explicit device does not fall back to the CPU
         overrides += ["MODEL.DEVICE", args.device]
     if args.num_gpus == 0 and args.device is None:
         overrides += ["MODEL.DEVICE", "cpu"]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from detectron2.utils import comm
 from tabulate import tabulate
 from torch import nn
 
@@ -24,7 +25,7 @@ def benchmark(model: nn.Module, data_loader: Iterable[Any], output_dir: str) -> 
     Args:
         model: has ``timer``, a :class:`~panoptic_plugin.systems.timer.StageTimer` that is enabled.
         data_loader: batches; reading them is not timed.
-        output_dir: receives the file.
+        output_dir: receives the file, that of the main process.
 
     Returns:
         The timer's summary; milliseconds an image of each stage, images per second.
@@ -46,7 +47,8 @@ def benchmark(model: nn.Module, data_loader: Iterable[Any], output_dir: str) -> 
     model.train(was_training)
     summary = timer.summary()
     logger.info("Speed of inference, milliseconds an image:\n%s", format_summary(summary))
-    Path(output_dir, "benchmark.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    if comm.is_main_process():
+        Path(output_dir, "benchmark.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
     return summary
 
 

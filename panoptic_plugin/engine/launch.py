@@ -6,6 +6,7 @@ import logging
 import os
 import socket
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -151,6 +152,8 @@ def _run_in_group(
         timeout=timeout,
     )
     create_local_group(place.local_world_size)
+    # Detectron2 0.6 packs what it gathers in a way that PyTorch comments on in every process.
+    warnings.filterwarnings("ignore", message="TypedStorage is deprecated")
     comm.synchronize()  # without it NCCL's first collective may time out
     result = main(*args)
     leave_group()  # only after success: with a failed peer it would wait
