@@ -37,6 +37,14 @@ def _add_common_keys(cfg: CfgNode) -> None:
     # Panoptic datasets described in the config itself: a list of {NAME, IMAGE_ROOT, PANOPTIC_JSON, PANOPTIC_ROOT,
     # SEM_SEG_ROOT}. Relative paths start at $DETECTRON2_DATASETS (default: ./datasets).
     cfg.DATASETS.CUSTOM = []
+    # Look at the datasets before training: "full" decodes every file, "fast" reads headers and JSON, "off".
+    cfg.DATASETS.VALIDATE = "fast"
+    # A damaged sample in training: "raise" ends the run with its name; "skip" lists it in OUTPUT_DIR/bad_samples.txt
+    # and takes another, until more than MAX_BAD_SHARE of the images are bad.
+    cfg.DATASETS.ON_BAD_SAMPLE = "raise"
+    cfg.DATASETS.MAX_BAD_SHARE = 0.01
+    # Pixels of an image or label; a larger one is refused before it is decoded.
+    cfg.INPUT.MAX_IMAGE_PIXELS = 64 * 1024 * 1024
     # Training targets by name: "panoptic_deeplab", or "semantic" for semantic segmentation alone.
     cfg.INPUT.TARGET_GENERATOR = "panoptic_deeplab"
     # Random brightness, contrast and saturation, each within +-20 %.

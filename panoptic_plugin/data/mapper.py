@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from detectron2.config import configurable
 from detectron2.data import MetadataCatalog
 from detectron2.data import transforms as T
 
+from panoptic_plugin.data.integrity import DEFAULT_MAX_PIXELS
 from panoptic_plugin.data.panoptic_json import IGNORE_LABEL
 from panoptic_plugin.data.reading import read_image, read_label, stored_size
 from panoptic_plugin.data.transforms import PanopticAugInput, build_augmentations
@@ -31,6 +33,7 @@ class PanopticMapper:
         image_format: channel order of the image, "RGB" or "BGR".
         target_generator: ``(panoptic_ids, segments_info) -> targets``; None at test time.
         takes_semantic_labels: a dataset that has semantic labels only will do.
+        max_pixels: larger images and labels are refused before they are decoded.
     """
 
     @configurable
@@ -42,12 +45,14 @@ class PanopticMapper:
         image_format: str,
         target_generator: Callable[..., dict[str, Any]] | None,
         takes_semantic_labels: bool = False,
+        max_pixels: int = DEFAULT_MAX_PIXELS,
     ):
         self.is_train = is_train
         self.augmentations = T.AugmentationList(augmentations)
         self.image_format = image_format
         self.target_generator = target_generator
         self.takes_semantic_labels = takes_semantic_labels
+        self.max_pixels = max_pixels
         logger.info("Augmentations in %s: %s", "training" if is_train else "inference", list(augmentations))
 
     @classmethod
@@ -62,6 +67,7 @@ class PanopticMapper:
             "image_format": cfg.INPUT.FORMAT,
             "target_generator": make_generator(cfg, metadata) if is_train else None,
             "takes_semantic_labels": name == "semantic",
+            "max_pixels": cfg.INPUT.MAX_IMAGE_PIXELS,
         }
 
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
@@ -78,7 +84,7 @@ class PanopticMapper:
             DatasetError: a file is missing, damaged or of the wrong size.
             ConfigError: the targets need a panoptic label and the dataset has none.
         """
-        image = read_image(dataset_dict["file_name"], self.image_format)
+        image = read_image(dataset_dict["file_name"], self.image_format, max_pixels=self.max_pixels)
         _check_size(dataset_dict, image)
         height, width = image.shape[:2]
         label, segments_info = self._read_label(dataset_dict, (height, width)) if self.is_train else (None, ())
@@ -98,11 +104,11 @@ class PanopticMapper:
 
     def _read_label(self, dataset_dict: dict[str, Any], size: tuple[int, int]) -> tuple[np.ndarray, Any]:
         """The panoptic label (H, W, 3) and its segments; or the semantic label (H, W) of a set without panoptic."""
+        read = partial(read_label, image_path=dataset_dict["file_name"], image_size=size, max_pixels=self.max_pixels)
         if "pan_seg_file_name" in dataset_dict:
-            label = read_label(dataset_dict["pan_seg_file_name"], "RGB", dataset_dict["file_name"], size)
-            return label, dataset_dict["segments_info"]
+            return read(dataset_dict["pan_seg_file_name"], "RGB"), dataset_dict["segments_info"]
         if self.takes_semantic_labels and "sem_seg_file_name" in dataset_dict:
-            return read_label(dataset_dict["sem_seg_file_name"], "L", dataset_dict["file_name"], size), ()
+            return read(dataset_dict["sem_seg_file_name"], "L"), ()
         raise ConfigError(
             f"{dataset_dict['file_name']}: its dataset has no panoptic label, which INPUT.TARGET_GENERATOR needs; "
             "choose a panoptic dataset in DATASETS.TRAIN, or INPUT.TARGET_GENERATOR semantic for a semantic one"

@@ -22,8 +22,8 @@ LABEL_DIVISOR = 1000
 MAX_NAMED = 3  # how many records an error message names
 
 
-def read_json(path: str) -> dict[str, Any]:
-    """The whole file, which must hold one JSON object."""
+def read_json(path: str, *, allow_list: bool = False) -> Any:
+    """The whole file, which must hold one JSON object; with ``allow_list`` a list will do."""
     try:
         with open(path, encoding="utf-8") as file:
             content = json.load(file)
@@ -35,9 +35,13 @@ def read_json(path: str) -> dict[str, Any]:
         ) from None
     except UnicodeDecodeError as error:
         raise DatasetError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
+    except ValueError as error:  # such as an integer of thousands of digits
+        raise DatasetError(f"{path}: not usable JSON ({error})") from None
+    except RecursionError:
+        raise DatasetError(f"{path}: not a dataset, its JSON is nested too deeply to be read") from None
     except OSError as error:
         raise DatasetError(f"{path}: cannot be read: {error.strerror}") from None
-    if not isinstance(content, dict):
+    if not isinstance(content, dict) and not (allow_list and isinstance(content, list)):
         raise DatasetError(f"{path}: holds a JSON {type(content).__name__}, expected the object of a panoptic dataset")
     return content
 
@@ -63,7 +67,7 @@ def _find_categories(path: str) -> list[Any] | None:
             if begin < 0 or content[key + len('"categories"') : begin].strip() != b":":
                 return None
             found = _decode_at(content, begin)
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     is_plausible = isinstance(found, list) and found and all(isinstance(c, dict) and "name" in c for c in found)
     return found if is_plausible else None
@@ -144,7 +148,8 @@ def distinct_color(index: int) -> list[int]:
 class FolderIndex:
     """The files below a folder, listed once: by relative path and by stem.
 
-    One listing is much cheaper than asking a network disk for every file by itself.
+    One listing is much cheaper than asking a network disk for every file by itself. Links are followed where they
+    stay inside the folder, inside ``$DETECTRON2_DATASETS`` or inside a folder of ``$PANOPTIC_LINK_ROOTS``.
     """
 
     def __init__(self, root: str, what: str):
@@ -153,20 +158,65 @@ class FolderIndex:
         self.root = root
         self._paths: set[str] = set()
         self._by_stem: dict[str, str] = {}
-        for folder, folders, files in os.walk(root, followlinks=True):
-            folders.sort()
-            below = os.path.relpath(folder, root)
-            for name in sorted(files):
-                path = name if below == os.curdir else os.path.join(below, name)
+        self._escaping: set[str] = set()
+        self._allowed = [os.path.realpath(folder) for folder in (root, *link_roots())]
+        self._walk(root, "", frozenset({os.path.realpath(root)}))
+
+    def _walk(self, folder: str, below: str, above: frozenset[str]) -> None:
+        with os.scandir(folder) as entries:
+            listed = sorted(entries, key=lambda entry: entry.name)
+        folders = []
+        for entry in listed:
+            path = os.path.join(below, entry.name)
+            if entry.is_symlink() and not self._is_allowed(entry.path):
+                self._escaping.add(path)
+            elif entry.is_dir():
+                folders.append((entry, path))
+            else:
                 self._paths.add(path)
-                self._by_stem.setdefault(Path(name).stem, path)
+                self._by_stem.setdefault(Path(entry.name).stem, path)
+        for entry, path in folders:
+            real = os.path.realpath(entry.path)
+            if real not in above:  # a link to a folder above would lead round and round
+                self._walk(entry.path, path, above | {real})
+
+    def _is_allowed(self, path: str) -> bool:
+        real = os.path.realpath(path)
+        return any(real == folder or real.startswith(folder + os.sep) for folder in self._allowed)
+
+    def escapes(self, name: str) -> bool:
+        """Whether the path leads, by a link, out of the folder."""
+        parts = os.path.normpath(name).split(os.sep)
+        return bool(self._escaping) and any(
+            os.path.join(*parts[:depth]) in self._escaping for depth in range(1, len(parts) + 1)
+        )
 
     def find(self, name: str, *stems: str) -> str | None:
-        """Full path of the file ``name``, else of one with one of the stems, else None."""
+        """Full path of the file ``name``, else of one with one of the stems, else None.
+
+        Raises:
+            DatasetError: it is a link that leads out of the folder.
+        """
+        if self.escapes(name):
+            raise DatasetError(
+                f"{os.path.join(self.root, name)} is a link that leads out of {self.root}; put the file itself there, "
+                "or name the folder it leads to in the environment variable PANOPTIC_LINK_ROOTS"
+            )
         relative = os.path.normpath(name)
         if relative not in self._paths:
             relative = next((self._by_stem[stem] for stem in stems if stem in self._by_stem), "")
         return os.path.join(self.root, relative) if relative else None
+
+
+def link_roots() -> list[str]:
+    """Folders that links may lead into: ``$DETECTRON2_DATASETS`` and those of ``$PANOPTIC_LINK_ROOTS``."""
+    folders = [os.getenv("DETECTRON2_DATASETS", ""), *os.getenv("PANOPTIC_LINK_ROOTS", "").split(os.pathsep)]
+    return [os.path.expanduser(folder) for folder in folders if folder]
+
+
+def outside(name: str) -> bool:
+    """Whether a path of a JSON is absolute, leads upwards or is no path at all."""
+    return not name or "\0" in name or os.path.isabs(name) or ".." in Path(name).parts
 
 
 def load_records(
@@ -200,7 +250,9 @@ def load_records(
         if image_id not in images:
             raise DatasetError(f"{where}: no entry of 'images' has this id")
         record = _record(where, images[image_id], annotation, metadata)
-        image_file = image_files.find(record["file_name"], *_stems(record, image_id))
+        image_file = image_files.find(
+            record["file_name"], *possible_stems(record["file_name"], record["pan_seg_file_name"], image_id)
+        )
         label_file = label_files.find(record["pan_seg_file_name"])
         if image_file is None:
             no_image.append(record["file_name"])
@@ -242,13 +294,15 @@ def _record(
         "pan_seg_file_name": field(annotation, "file_name", where),
     }
     for name in (record["file_name"], record["pan_seg_file_name"]):
-        if not isinstance(name, str) or os.path.isabs(name) or ".." in Path(name).parts:
+        if not isinstance(name, str) or outside(name):
             raise DatasetError(f"{where}: file_name is {name!r}, expected a path inside the dataset's folder")
     if "height" in image and "width" in image:
         record.update(height=image["height"], width=image["width"])
+    segments = field(annotation, "segments_info", where)
+    if not isinstance(segments, list):
+        raise DatasetError(f"{where}: segments_info is {segments!r}, expected a list")
     record["segments_info"] = [
-        _segment(f"{where}: segments_info[{number}]", segment, metadata)
-        for number, segment in enumerate(field(annotation, "segments_info", where))
+        _segment(f"{where}: segments_info[{number}]", segment, metadata) for number, segment in enumerate(segments)
     ]
     return record
 
@@ -258,23 +312,25 @@ def _segment(where: str, segment: Mapping[str, Any], metadata: Mapping[str, Any]
     field(segment, "id", where)
     things = metadata["thing_dataset_id_to_contiguous_id"]
     stuff = metadata["stuff_dataset_id_to_contiguous_id"]
-    if category not in things and category not in stuff:
+    if isinstance(category, (list, dict)) or (category not in things and category not in stuff):
         known = ", ".join(map(str, sorted([*things, *stuff])[:24]))
         raise DatasetError(
             f"{where} has category_id {category!r}, which is none of the categories ({known}, ...); "
             "add the category or correct the segment"
         )
+    if segment.get("iscrowd", 0) not in (0, 1):
+        raise DatasetError(f"{where}: iscrowd is {segment['iscrowd']!r}, expected 0 or 1")
     is_thing = category in things
     contiguous = things[category] if is_thing else stuff[category]
     return {**segment, "category_id": contiguous, "isthing": is_thing, "iscrowd": int(segment.get("iscrowd", 0))}
 
 
-def _stems(record: Mapping[str, Any], image_id: int | str) -> list[str]:
+def possible_stems(file_name: str, label_name: str, image_id: int | str) -> list[str]:
     """Under which stems an image may lie whose ``file_name`` does not exist.
 
     Other extensions; COCO's twelve digits; Cityscapes' converter, which writes names of images that do not exist.
     """
-    stems = [Path(record["file_name"]).stem, Path(record["pan_seg_file_name"]).stem, str(image_id)]
+    stems = [Path(file_name).stem, Path(label_name).stem, str(image_id)]
     return [*stems, f"{image_id:012d}"] if isinstance(image_id, int) else [*stems, f"{image_id}_leftImg8bit"]
 
 

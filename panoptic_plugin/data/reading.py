@@ -6,42 +6,41 @@ own entry, and by the image's where it was drawn on the stored, unturned pixels.
 
 from __future__ import annotations
 
-import struct
-import zlib
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 from detectron2.data import detection_utils
 from PIL import Image, ImageOps
 
+from panoptic_plugin.data.integrity import DEFAULT_MAX_PIXELS, IMAGE_FORMATS, find_damage
 from panoptic_plugin.errors import DatasetError
 
 ORIENTATION = 0x0112  # EXIF tag
-# Pillow raises any of these for a damaged file; none but UnidentifiedImageError has the file's name in it.
-_DAMAGED = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 
 
-def read_image(path: str, image_format: str) -> np.ndarray:
+def read_image(path: str, image_format: str, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> np.ndarray:
     """An upright image.
 
     Args:
-        path: the file, in any format that Pillow reads.
+        path: the file, in any format of :data:`~panoptic_plugin.data.integrity.IMAGE_FORMATS`.
         image_format: "RGB", "BGR" or "L".
+        max_pixels: a larger image is refused before it is decoded.
 
     Returns:
         uint8 (H, W, 3), or (H, W, 1) for "L".
 
     Raises:
-        DatasetError: the file is missing or cannot be decoded.
+        DatasetError: the file is missing, damaged (see ``integrity.py``), too large or cannot be decoded.
     """
-    try:
-        return detection_utils.read_image(path, format=image_format)
-    except FileNotFoundError:
-        raise DatasetError(f"image {path} does not exist; check the dataset's folder") from None
-    except _DAMAGED as error:
-        raise DatasetError(_damaged("image", path, error)) from None
+    with _opened("image", path, max_pixels) as stored:
+        return detection_utils.convert_PIL_to_numpy(_upright(stored), image_format)
 
 
-def read_label(path: str, mode: str, image_path: str, image_size: tuple[int, int]) -> np.ndarray:
+def read_label(
+    path: str, mode: str, image_path: str, image_size: tuple[int, int], *, max_pixels: int = DEFAULT_MAX_PIXELS
+) -> np.ndarray:
     """A label PNG, turned as its image was.
 
     Args:
@@ -49,21 +48,17 @@ def read_label(path: str, mode: str, image_path: str, image_size: tuple[int, int
         mode: "RGB" for panoptic ids, "L" for semantic labels.
         image_path: the image the label belongs to.
         image_size: (height, width) of that image after it was turned upright.
+        max_pixels: a larger label is refused before it is decoded.
 
     Returns:
         uint8 (H, W, 3) or (H, W) with the image's size.
 
     Raises:
-        DatasetError: the file is missing, damaged, or not of the image's size.
+        DatasetError: the file is missing, damaged, too large, or not of the image's size.
     """
-    try:
-        with Image.open(path) as stored:
-            label = ImageOps.exif_transpose(stored)
-            pixels = np.array(label.convert("RGB") if mode == "RGB" else label)
-    except FileNotFoundError:
-        raise DatasetError(f"label {path} does not exist; check the dataset's folder") from None
-    except _DAMAGED as error:
-        raise DatasetError(_damaged("label", path, error)) from None
+    with _opened("label", path, max_pixels) as stored:
+        label = _upright(stored)
+        pixels = np.array(label.convert("RGB") if mode == "RGB" else label)
     if mode == "L" and (pixels.ndim != 2 or pixels.dtype != np.uint8):
         raise DatasetError(f"label {path} is not a grey 8-bit image; a semantic label holds one class id a pixel")
     if pixels.shape[:2] != image_size:
@@ -74,6 +69,47 @@ def read_label(path: str, mode: str, image_path: str, image_size: tuple[int, int
             "width); make the label again from this image"
         )
     return pixels
+
+
+@contextmanager
+def _opened(what: str, path: str, max_pixels: int) -> Iterator[Image.Image]:
+    """The file as an image whose bytes are whole and whose size is within the budget, not decoded yet."""
+    try:
+        with open(path, "rb") as file, Image.open(file, formats=IMAGE_FORMATS) as stored:
+            if stored.width * stored.height > max_pixels:
+                raise DatasetError(_too_large(what, path, f"{stored.height}x{stored.width} pixels", max_pixels))
+            file.seek(0)
+            content = file.read()
+            damage = find_damage(content)
+            if damage:
+                raise DatasetError(_damaged(what, path, damage.reason))
+            with Image.open(io.BytesIO(content), formats=IMAGE_FORMATS) as whole:
+                yield whole
+    except DatasetError:
+        raise
+    except FileNotFoundError:
+        raise DatasetError(f"{what} {path} does not exist; check the dataset's folder") from None
+    except Image.DecompressionBombError as error:
+        raise DatasetError(_too_large(what, path, str(error), max_pixels)) from None
+    # Pillow's decoders raise anything for a damaged file, most of it without the file's name.
+    except Exception as error:
+        raise DatasetError(_damaged(what, path, " ".join(str(error).split()) or type(error).__name__)) from None
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turned by its EXIF entry; a damaged entry is none, as in Detectron2."""
+    image.load()
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:
+        return image
+
+
+def id_pixels(label: Image.Image) -> np.ndarray:
+    """The ids of a panoptic PNG, uint32 (H, W), straight from Pillow's four bytes a pixel."""
+    label = label if label.mode == "RGB" else label.convert("RGB")
+    pixels = np.frombuffer(label.tobytes("raw", "RGBX"), dtype="<u4").reshape(label.height, label.width)
+    return pixels & 0xFFFFFF
 
 
 def stored_size(path: str) -> tuple[int, int]:
@@ -96,6 +132,12 @@ def _size(shape: tuple[int, ...]) -> str:
     return f"{shape[0]}x{shape[1]}"
 
 
-def _damaged(what: str, path: str, error: BaseException) -> str:
-    reason = " ".join(str(error).split()) or type(error).__name__
+def _damaged(what: str, path: str, reason: str) -> str:
     return f"{what} {path} cannot be decoded ({reason}); the file is damaged or incomplete, copy it again"
+
+
+def _too_large(what: str, path: str, found: str, max_pixels: int) -> str:
+    return (
+        f"{what} {path} is too large ({' '.join(found.split())}), expected at most {max_pixels} pixels; "
+        "make it smaller or raise INPUT.MAX_IMAGE_PIXELS"
+    )

@@ -1,0 +1,162 @@
+"""Checks of one image or label file by itself: its bytes, format, mode, size and rotation."""
+
+from __future__ import annotations
+
+import io
+import os
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from panoptic_plugin.data.integrity import IMAGE_FORMATS, Damage, ends_properly, find_damage
+from panoptic_plugin.data.reading import ORIENTATION, id_pixels
+from panoptic_plugin.data.validate.source import FULL, Settings
+
+HEAD, TAIL = 16 * 1024, 4 * 1024  # bytes that tell files of one length apart, when nothing is decoded
+SUFFIXES = {
+    "PNG": {".png"}, "JPEG": {".jpg", ".jpeg", ".jpe", ".jfif"}, "MPO": {".jpg", ".jpeg", ".mpo"},
+    "TIFF": {".tif", ".tiff"}, "BMP": {".bmp"}, "WEBP": {".webp"}, "GIF": {".gif"}, "TGA": {".tga"},
+    "PPM": {".ppm", ".pgm", ".pbm", ".pnm"}, "JPEG2000": {".jp2", ".j2k"},
+}  # fmt: skip
+DEEP_MODES = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
+
+Report = Callable[[str, object, object], None]  # code, found, expected
+
+
+@dataclass
+class Probe:
+    """What a file holds.
+
+    Attributes:
+        size: (height, width) as stored.
+        orientation: the EXIF entry, 1 where there is none.
+        fingerprint: equal for equal pictures: of the pixels, or of some bytes where nothing was decoded.
+        ids: uint32 (H, W), the ids of a label; None for an image or where nothing was decoded.
+    """
+
+    size: tuple[int, int]
+    orientation: int
+    fingerprint: tuple
+    ids: np.ndarray | None = None
+
+    @property
+    def upright(self) -> tuple[int, int]:
+        """(height, width) after the image is turned."""
+        return self.size[::-1] if self.orientation >= 5 else self.size
+
+
+def probe(path: str, settings: Settings, report: Report, *, is_label: bool) -> Probe | None:
+    """Look at a file; what is wrong goes to ``report``. None where it cannot be used at all."""
+    try:
+        with open(path, "rb") as file:
+            return _probe(file, path, settings, report, is_label)
+    except OSError as error:
+        report("damaged", error.strerror or error, "a readable file")
+    # A fuzzed file makes Pillow raise anything; whatever it is, it belongs to this file and to no other.
+    except Exception as error:
+        report("damaged", f"{type(error).__name__}: {error}", "an image that can be decoded")
+    return None
+
+
+def _probe(file: BinaryIO, path: str, settings: Settings, report: Report, is_label: bool) -> Probe | None:
+    try:
+        image = Image.open(file, formats=IMAGE_FORMATS)
+    except Image.DecompressionBombError as error:
+        report("over-pixel-budget", error, f"at most {settings.max_pixels} pixels")
+        return None
+    except (UnidentifiedImageError, SyntaxError, OSError) as error:
+        damage = _byte_damage(file) or Damage("damaged", _without_address(error))
+        report(damage.code, damage.reason, "an image")
+        return None
+    with image:
+        if not _check_header(image, path, settings, report, is_label):
+            return None
+        if settings.depth == FULL:
+            return _decode(file, image, report, is_label)
+        file.seek(0)
+        head, tail, length = _ends(file)
+        damage = None if ends_properly(head, tail) else _byte_damage(file)
+        if damage:
+            report(damage.code, damage.reason, "a whole file")
+            return None
+        fingerprint = (length, blake2b(head + tail, digest_size=16).digest())
+        return Probe((image.height, image.width), _orientation(image), fingerprint)
+
+
+def _check_header(image: Image.Image, path: str, settings: Settings, report: Report, is_label: bool) -> bool:
+    """Whether the pixels may be looked at."""
+    kind, suffix = image.format or "", os.path.splitext(path)[1].lower()
+    if image.width * image.height > settings.max_pixels:
+        found = f"{image.height}x{image.width} = {image.width * image.height} pixels"
+        report("over-pixel-budget", found, f"at most {settings.max_pixels}")
+        return False
+    if is_label and kind in ("JPEG", "MPO", "WEBP", "JPEG2000"):
+        report("wrong-format", f"{kind} content", "PNG")
+        return False
+    if suffix not in SUFFIXES.get(kind, {suffix}):
+        report("wrong-extension", f"{kind} content in a file {suffix or 'without extension'}", min(SUFFIXES[kind]))
+    if is_label and image.mode in ("P", "RGBA", "PA"):
+        report("palette-label", f"mode {image.mode}", "mode RGB")
+    elif (is_label and image.mode != "RGB") or image.mode in DEEP_MODES:
+        report("wrong-mode", f"mode {image.mode}", "mode RGB, 8 bits a channel")
+        return False
+    return True
+
+
+def _decode(file: BinaryIO, image: Image.Image, report: Report, is_label: bool) -> Probe | None:
+    damage = _byte_damage(file)
+    if damage is None:
+        try:
+            file.seek(0)
+            image.load()
+        except Exception as error:
+            code = "truncated" if "truncated" in str(error) else "damaged"
+            damage = Damage(code, f"{type(error).__name__}: {error}")
+    if damage:
+        report(damage.code, damage.reason, "a whole file")
+        return None
+    ids = id_pixels(image) if is_label else None
+    size = (image.height, image.width)
+    fingerprint = () if is_label else (*size, *_checksums(image))
+    return Probe(size, _orientation(image), fingerprint, ids)
+
+
+def _checksums(image: Image.Image) -> tuple[int, int]:
+    """Two sums of the pixels; together they are equal by chance once in 10**19 pairs."""
+    pixels = image.tobytes()
+    return zlib.crc32(pixels), zlib.adler32(pixels)
+
+
+def _byte_damage(file: BinaryIO) -> Damage | None:
+    file.seek(0)
+    return find_damage(file.read())
+
+
+def _ends(file: BinaryIO) -> tuple[bytes, bytes, int]:
+    """First and last bytes, and the length."""
+    length = file.seek(0, io.SEEK_END)
+    file.seek(0)
+    head = file.read(HEAD)
+    file.seek(max(0, length - TAIL))
+    return head, file.read(TAIL), length
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF entry; a PNG's is taken from its header, since Pillow would decode the pixels to look behind them."""
+    if image.format == "PNG" and "exif" not in image.info:
+        return 1
+    try:
+        found = image.getexif().get(ORIENTATION, 1)
+    except Exception:  # a damaged entry is none, as in reading
+        return 1
+    return found if isinstance(found, int) and 1 <= found <= 8 else 1
+
+
+def _without_address(error: Exception) -> str:
+    """Pillow names the Python object in this message."""
+    return "not an image of a known format" if isinstance(error, UnidentifiedImageError) else str(error)
