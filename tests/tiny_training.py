@@ -6,7 +6,9 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from unittest import mock
 
+import torch
 import yaml
 
 from panoptic_plugin.data.datasets.builtin import register_builtin_datasets
@@ -23,19 +25,20 @@ def make_scenes(folder: Path, layout: str, num_train: int = 4, num_val: int = 3)
 
 
 @contextmanager
-def datasets_in(folder: Path) -> Iterator[None]:
-    """Let ``$DETECTRON2_DATASETS`` be ``folder``, here, where the datasets are registered already, and in children."""
-    before = os.environ.get("DETECTRON2_DATASETS")
-    os.environ["DETECTRON2_DATASETS"] = str(folder)
-    register_builtin_datasets()
+def job_environment(folder: Path) -> Iterator[None]:
+    """Let ``$DETECTRON2_DATASETS`` be ``folder`` and PyTorch use one thread, here and in child processes.
+
+    On busy cores so small a network is many times slower with several threads, which wait for each other.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     try:
-        yield
+        with mock.patch.dict(os.environ, DETECTRON2_DATASETS=str(folder), OMP_NUM_THREADS="1"):
+            register_builtin_datasets()  # they are registered already, at the folder of the import
+            yield
     finally:
-        if before is None:
-            del os.environ["DETECTRON2_DATASETS"]
-        else:
-            os.environ["DETECTRON2_DATASETS"] = before
         register_builtin_datasets()
+        torch.set_num_threads(threads)
 
 
 def write_config(folder: Path, **changes) -> Path:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from detectron2.engine import DefaultTrainer
-from tiny_training import datasets_in, make_scenes, write_config
+from tiny_training import job_environment, make_scenes, write_config
 
 from panoptic_plugin.cli.train import main
 from panoptic_plugin.engine.trainer import PanopticTrainer
@@ -23,7 +23,7 @@ from panoptic_plugin.engine.trainer import PanopticTrainer
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory) -> Iterator[Path]:
     folder = make_scenes(tmp_path_factory.mktemp("scenes"), "cityscapes")
-    with datasets_in(folder):
+    with job_environment(folder):
         yield folder
 
 

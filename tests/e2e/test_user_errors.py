@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tiny_training import datasets_in, make_scenes, write_config
+from tiny_training import job_environment, make_scenes, write_config
 
 from panoptic_plugin.cli.train import main
 
@@ -25,7 +25,7 @@ def fails(scenes, tmp_path, capfd):
 
     def run(*overrides: str, datasets: Path = scenes, **changes) -> str:
         config = write_config(tmp_path, OUTPUT_DIR=str(tmp_path / "out"), **changes)
-        with datasets_in(datasets):
+        with job_environment(datasets):
             assert main(["--config-file", str(config), "--num-gpus", "0", *overrides]) == 2
         printed = capfd.readouterr()
         errors = [line for line in printed.err.splitlines() if line.startswith("error")]
