@@ -1,4 +1,4 @@
-"""``panoptic data COMMAND``: work on datasets. Each command is a function that adds its parser and one that runs it."""
+"""``panoptic data COMMAND``: work on datasets. Each module of :data:`MODULES` adds its parsers with ``add_parser``."""
 
 from __future__ import annotations
 
@@ -6,17 +6,23 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from panoptic_plugin.cli import data_convert, data_prepare, data_show
+from panoptic_plugin.cli.chosen import add_choices
 from panoptic_plugin.cli.run import run_cli
 from panoptic_plugin.data.synthesize import LAYOUTS, SynthesisOptions, synthesize
 
 DEFAULTS = SynthesisOptions()
+# Each offers add_parser(commands); what it adds sets ``handler``, called with the parsed arguments.
+MODULES = (data_convert, data_prepare, data_show)
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Options of ``panoptic data``; each subcommand sets ``handler``, the function that runs it."""
     parser = argparse.ArgumentParser(prog="panoptic data", description="Work on datasets.")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    commands = add_choices(parser, "COMMAND")
     _add_synthesize(commands)
+    for module in MODULES:
+        module.add_parser(commands)
     return parser
 
 
