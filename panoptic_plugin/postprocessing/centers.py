@@ -7,11 +7,14 @@ and any kernel and image size works.
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import torch
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from torch.nn import functional as F
+
+from panoptic_plugin.postprocessing.pixels import pixels_of
 
 # One of each pair of opposite neighbours is enough to find all adjacent pairs.
 _HALF_NEIGHBOURHOOD_YX = ((0, 1), (1, -1), (1, 0), (1, 1))
@@ -32,9 +35,9 @@ def find_centers(
     Returns:
         int64 (K, 2) centers (y, x) and float (K,) their heatmap values.
     """
-    values = heatmap[0]
-    peaks = _is_peak(values, threshold, nms_kernel)
-    centers_yx = _one_of_each_plateau(peaks.nonzero(), values)
+    values = heatmap[0].detach()
+    peaks = _peaks(values, max(threshold, 0.0), nms_kernel)
+    centers_yx = _one_of_each_plateau(peaks, values)
     scores = values[centers_yx[:, 0], centers_yx[:, 1]]
     if top_k is None or scores.numel() <= top_k:
         return centers_yx, scores
@@ -42,14 +45,24 @@ def find_centers(
     return centers_yx[kept], scores[kept]
 
 
-def _is_peak(values: torch.Tensor, threshold: float, nms_kernel: int) -> torch.Tensor:
-    """bool (H, W): above the threshold and the highest of its window."""
+def _peaks(values: torch.Tensor, threshold: float, nms_kernel: int) -> torch.Tensor:
+    """Pixels above the threshold that are the highest of their window: int64 (P, 2) in row-major order."""
+    pixels = pixels_of(values > threshold)
+    highest = _highest_of_window(values, nms_kernel).reshape(-1).index_select(0, pixels)
+    pixels = pixels[values.reshape(-1).index_select(0, pixels) == highest]
+    return torch.stack([pixels // values.shape[1], pixels % values.shape[1]], dim=1)
+
+
+def _highest_of_window(values: torch.Tensor, nms_kernel: int) -> torch.Tensor:
+    """float (H, W): maximum of the window around each pixel."""
     before, after = (nms_kernel - 1) // 2, nms_kernel // 2
+    if values.device.type == "cpu":
+        window = np.ones((nms_kernel, nms_kernel), dtype=np.uint8)
+        return torch.from_numpy(cv2.dilate(values.numpy(), window, anchor=(before, before)))
     padded = F.pad(values[None, None], (before, after, before, after), value=-torch.inf)
     # The maximum over a square is the maximum over columns of the maximum over rows.
     rows = F.max_pool2d(padded, kernel_size=(1, nms_kernel), stride=1)
-    highest = F.max_pool2d(rows, kernel_size=(nms_kernel, 1), stride=1)[0, 0]
-    return (values == highest) & (values > max(threshold, 0.0))
+    return F.max_pool2d(rows, kernel_size=(nms_kernel, 1), stride=1)[0, 0]
 
 
 def _one_of_each_plateau(peaks_yx: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
@@ -62,6 +75,8 @@ def _one_of_each_plateau(peaks_yx: torch.Tensor, values: torch.Tensor) -> torch.
     Returns:
         int64 (K, 2), K <= P, in row-major order.
     """
+    if len(peaks_yx) == 0:
+        return peaks_yx
     first, second = _touching_equal_pairs(peaks_yx, values)
     if first.numel() == 0:
         return peaks_yx
@@ -71,16 +86,16 @@ def _one_of_each_plateau(peaks_yx: torch.Tensor, values: torch.Tensor) -> torch.
 
 def _touching_equal_pairs(peaks_yx: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Indices into the peaks of all adjacent pairs with equal values, each pair once."""
-    height, width = values.shape
     # A border of one pixel, so that a neighbour outside the image is simply not a peak.
-    index_of = torch.full((height + 2, width + 2), -1, dtype=torch.int64, device=values.device)
+    width = values.shape[1] + 2
     y, x = peaks_yx[:, 0], peaks_yx[:, 1]
-    index_of[y + 1, x + 1] = torch.arange(len(peaks_yx), device=values.device)
+    positions = (y + 1) * width + x + 1
     peak_values = values[y, x]
     first, second = [], []
     for dy, dx in _HALF_NEIGHBOURHOOD_YX:
-        neighbour = index_of[y + 1 + dy, x + 1 + dx]
-        pair = (neighbour >= 0) & (peak_values == peak_values[neighbour.clamp(min=0)])
+        wanted = positions + dy * width + dx
+        neighbour = torch.searchsorted(positions, wanted).clamp(max=len(positions) - 1)
+        pair = (positions[neighbour] == wanted) & (peak_values == peak_values[neighbour])
         first.append(pair.nonzero()[:, 0])
         second.append(neighbour[pair])
     return torch.cat(first), torch.cat(second)

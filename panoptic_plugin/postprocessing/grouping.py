@@ -7,8 +7,12 @@ from __future__ import annotations
 
 import torch
 
-# Distances held at a time. On a CPU they should stay in the second-level cache; a GPU wants long kernels.
-DISTANCES_AT_A_TIME = {"cpu": 1 << 18, "cuda": 1 << 24}
+from panoptic_plugin.postprocessing.nearest_cells import nearest_by_cells
+from panoptic_plugin.postprocessing.pixels import pixels_of, rows_and_columns
+
+# What is worked on at a time; it bounds the memory whatever the image.
+PIXELS_AT_A_TIME = 1 << 17
+DISTANCES_AT_A_TIME = 1 << 24
 
 
 def group_pixels(centers: torch.Tensor, offsets: torch.Tensor, thing_mask: torch.Tensor) -> torch.Tensor:
@@ -25,13 +29,32 @@ def group_pixels(centers: torch.Tensor, offsets: torch.Tensor, thing_mask: torch
         centers the first counts.
     """
     instance_ids = torch.zeros(thing_mask.shape, dtype=torch.int64, device=offsets.device)
-    if centers.shape[0] == 0:
-        return instance_ids
-    y, x = thing_mask.nonzero(as_tuple=True)
-    target_y = y + offsets[0][thing_mask].float()
-    target_x = x + offsets[1][thing_mask].float()
-    instance_ids[thing_mask] = nearest_center(centers.float(), target_y, target_x) + 1
+    if centers.shape[0] > 0:
+        pixels = pixels_of(thing_mask)
+        instance_ids.view(-1)[pixels] = centers_of_pixels(centers, offsets, pixels).long() + 1
     return instance_ids
+
+
+def centers_of_pixels(centers: torch.Tensor, offsets: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
+    """As :func:`group_pixels`, for a list of pixels.
+
+    Args:
+        centers: (K, 2), K > 0.
+        offsets: float (2, H, W).
+        pixels: int64 (P,) positions y * W + x, ascending.
+
+    Returns:
+        int32 (P,), 0 to K - 1.
+    """
+    flat = offsets.detach().reshape(2, -1)
+    nearest = torch.empty(pixels.shape, dtype=torch.int32, device=pixels.device)
+    for start in range(0, pixels.shape[0], PIXELS_AT_A_TIME):
+        part = pixels[start : start + PIXELS_AT_A_TIME]
+        y, x = rows_and_columns(part, offsets.shape[2])
+        target_y = y + flat[0].index_select(0, part).float()
+        target_x = x + flat[1].index_select(0, part).float()
+        nearest[start : start + PIXELS_AT_A_TIME] = nearest_center(centers.float(), target_y, target_x)
+    return nearest
 
 
 def nearest_center(centers: torch.Tensor, target_y: torch.Tensor, target_x: torch.Tensor) -> torch.Tensor:
@@ -43,15 +66,17 @@ def nearest_center(centers: torch.Tensor, target_y: torch.Tensor, target_x: torc
         target_x: float32 (P,).
 
     Returns:
-        int64 (P,), 0 to K - 1. Memory beside it is bounded, whatever K and P are.
+        Integers (P,), 0 to K - 1. Memory beside it is bounded, whatever K and P are.
     """
+    if target_y.device.type == "cpu":
+        found = nearest_by_cells(centers.numpy(), target_y.numpy(), target_x.numpy())
+        return torch.from_numpy(found)
     center_y, center_x = centers[:, :1], centers[:, 1:]
-    budget = DISTANCES_AT_A_TIME.get(target_y.device.type, 1 << 22)
-    chunk = max(1, budget // centers.shape[0])
-    nearest = torch.empty(target_y.shape, dtype=torch.int64, device=target_y.device)
+    chunk = max(1, DISTANCES_AT_A_TIME // centers.shape[0])
+    nearest = torch.empty(target_y.shape, dtype=torch.int32, device=target_y.device)
     for start in range(0, target_y.shape[0], chunk):
         part = slice(start, start + chunk)
         squared = (center_y - target_y[part]) ** 2 + (center_x - target_x[part]) ** 2
         # The root looks superfluous, but rounding it makes ties, and ties are broken as Detectron2 breaks them.
-        nearest[part] = squared.sqrt_().argmin(dim=0)
+        nearest[part] = squared.sqrt_().argmin(dim=0).int()
     return nearest

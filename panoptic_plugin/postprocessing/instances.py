@@ -5,72 +5,100 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from detectron2.structures import Boxes, Instances
 
-# Pixels whose class probabilities are computed at a time: 133 classes of so many are 35 MB.
-PIXELS_AT_A_TIME = 1 << 16
+from panoptic_plugin.postprocessing.pixels import pixels_of, rows_and_columns
+from panoptic_plugin.postprocessing.semantic import SemanticLogits, SemanticMap
 
 
-def mean_class_probability(logits: torch.Tensor, instance_ids: torch.Tensor, categories: torch.Tensor) -> torch.Tensor:
+def mean_probability(
+    logits: SemanticLogits, semantic: SemanticMap, instances: torch.Tensor, categories: torch.Tensor
+) -> torch.Tensor:
     """Softmax probability of an instance's class, averaged over its pixels.
 
     Args:
-        logits: float (C, H, W).
-        instance_ids: int64 (H, W), 0 outside instances.
-        categories: int64 (K + 1,), the class of each instance id; entry 0 is not used.
+        logits: of the image.
+        semantic: what the logits were classified to.
+        instances: integers (P,), the instance of each of ``semantic.pixels``, 0 to K - 1; empty where there is none.
+        categories: int64 (K,), the class of each instance.
 
     Returns:
-        float64 (K + 1,), 0 for an instance without pixels and for entry 0.
+        float64 (K,), 0 for an instance without pixels.
     """
     num_instances = len(categories)
-    pixels = instance_ids.flatten().nonzero()[:, 0]
-    total = torch.zeros(num_instances, dtype=torch.float64, device=logits.device)
-    for part in pixels.split(PIXELS_AT_A_TIME):
-        instance = instance_ids.flatten()[part]
-        probability = logits.flatten(1)[:, part].float().softmax(dim=0)
-        own = probability.gather(0, categories[instance][None])[0]
-        total += torch.bincount(instance, weights=own.double(), minlength=num_instances)
-    area = torch.bincount(instance_ids.flatten()[pixels], minlength=num_instances)
-    return total / area.clamp(min=1)
-
-
-def boxes_of_masks(masks: torch.Tensor) -> torch.Tensor:
-    """Tight boxes of masks bool (N, H, W): float32 (N, 4) as x0, y0, x1, y1 with x1, y1 one past the last pixel.
-
-    An empty mask gets the box 0, 0, 0, 0.
-    """
-    if masks.shape[0] == 0:
-        return torch.zeros((0, 4), dtype=torch.float32, device=masks.device)
-    edges = []
-    for has_pixel in (masks.any(dim=1), masks.any(dim=2)):  # columns, rows
-        length = has_pixel.shape[1]
-        low = has_pixel.int().argmax(dim=1)
-        high = length - has_pixel.flip(1).int().argmax(dim=1)
-        some = has_pixel.any(dim=1)
-        edges += [low * some, high * some]
-    x0, x1, y0, y1 = edges
-    return torch.stack([x0, y0, x1, y1], dim=1).float()
+    if len(instances) == 0:
+        return torch.zeros(num_instances, dtype=torch.float64, device=categories.device)
+    category = categories.index_select(0, instances)
+    own = semantic.top.clone()
+    # A pixel whose own class is not that of its instance: fetch the logit of the latter, one class after the other.
+    others = (semantic.labels.reshape(-1).index_select(0, semantic.pixels) != category).nonzero()[:, 0]
+    for wanted in category[others].unique().tolist():
+        some = others[category[others] == wanted]
+        values = logits.whole(slice(wanted, wanted + 1)).reshape(-1)
+        own[some] = values.index_select(0, semantic.pixels[some])
+    probability = (own - semantic.log_sum).exp_()
+    total = torch.bincount(instances, weights=probability.double(), minlength=num_instances)
+    return total / torch.bincount(instances, minlength=num_instances).clamp(min=1)
 
 
 def instances_of_panoptic(panoptic: torch.Tensor, segments: Sequence[dict[str, Any]]) -> Instances:
     """The thing segments as Detectron2's ``Instances``.
 
     Args:
-        panoptic: int64 (H, W) panoptic ids.
+        panoptic: int64 (H, W) panoptic ids, -1 or more.
         segments: dicts with id, category_id, isthing, score.
 
     Returns:
         ``Instances`` of size (H, W), in the order of ``segments``, with pred_classes int64 (N,), pred_masks bool
         (N, H, W), pred_boxes, scores float32 (N,); all present where N is 0.
     """
-    device = panoptic.device
+    device, (height, width) = panoptic.device, panoptic.shape
     things = [segment for segment in segments if segment["isthing"]]
     ids = torch.tensor([segment["id"] for segment in things], dtype=torch.int64, device=device)
-    masks = panoptic[None] == ids[:, None, None]
-    result = Instances(tuple(panoptic.shape))
+    pixels, owners = _pixels_of_ids(panoptic, ids)
+    masks = _empty_masks((len(things), height, width), device)
+    masks.view(-1)[owners * (height * width) + pixels] = True
+    result = Instances((height, width))
     result.pred_classes = torch.tensor([segment["category_id"] for segment in things], dtype=torch.int64, device=device)
     result.pred_masks = masks
-    result.pred_boxes = Boxes(boxes_of_masks(masks))
+    result.pred_boxes = Boxes(_boxes(pixels, owners, (len(things), height, width)))
     result.scores = torch.tensor([segment["score"] for segment in things], dtype=torch.float32, device=device)
     return result
+
+
+def _pixels_of_ids(panoptic: torch.Tensor, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Positions y * W + x of all pixels that have one of the ids, and which: int64 (P,), 0 to len(ids) - 1."""
+    if len(ids) == 0:
+        return ids, ids
+    # Entry 0 is for void, the last one for all ids above those wanted.
+    owner_of = torch.full((int(ids.max()) + 3,), -1, dtype=torch.int16, device=ids.device)
+    owner_of[ids + 1] = torch.arange(len(ids), dtype=torch.int16, device=ids.device)
+    owners = owner_of.index_select(0, (panoptic.reshape(-1) + 1).clamp_(max=len(owner_of) - 1).int())
+    pixels = pixels_of(owners.view(panoptic.shape) >= 0)
+    return pixels, owners.index_select(0, pixels).long()
+
+
+def _empty_masks(shape: tuple[int, int, int], device: torch.device) -> torch.Tensor:
+    """bool masks of zeros; on a CPU the system gives the memory page by page, where something is written."""
+    if device.type == "cpu":
+        return torch.from_numpy(np.zeros(shape, dtype=bool))
+    return torch.zeros(shape, dtype=torch.bool, device=device)
+
+
+def _boxes(pixels: torch.Tensor, owners: torch.Tensor, shape: tuple[int, int, int]) -> torch.Tensor:
+    """Tight boxes of the masks (N, H, W) that have the pixels: float32 (N, 4) as x0, y0, x1, y1, the last two one past
+    the last pixel; 0, 0, 0, 0 for an empty mask."""
+    num_masks, height, width = shape
+    edges = []
+    y, x = rows_and_columns(pixels, width)
+    for coordinate, length in ((x.long(), width), (y.long(), height)):
+        has_pixel = torch.zeros((num_masks, length), dtype=torch.bool, device=pixels.device)
+        has_pixel[owners, coordinate] = True
+        low = has_pixel.int().argmax(dim=1)
+        high = length - has_pixel.flip(1).int().argmax(dim=1)
+        some = has_pixel.any(dim=1)
+        edges += [low * some, high * some]
+    x0, x1, y0, y1 = edges
+    return torch.stack([x0, y0, x1, y1], dim=1).float()

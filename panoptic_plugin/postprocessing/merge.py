@@ -7,6 +7,10 @@ from typing import Any
 
 import torch
 
+from panoptic_plugin.postprocessing.pixels import compact_labels, look_up, pixels_of
+
+PIXELS_AT_A_TIME = 1 << 18
+
 
 def thing_table(thing_ids: Collection[int], num_classes: int, device: torch.device) -> torch.Tensor:
     """bool (num_classes,): whether a category is a thing."""
@@ -42,29 +46,59 @@ def merge(
         ValueError: more instances of one class than ``label_divisor`` can number.
     """
     num_classes = max(int(semantic.max()) + 1, *(category + 1 for category in thing_ids), 1)
-    num_instances = int(instance_ids.max()) + 1
     is_thing = thing_table(thing_ids, num_classes, semantic.device)
-    instance_ids = instance_ids * is_thing[semantic]
-    # counts[i, c]: pixels of class c in instance i; row 0 holds the pixels outside instances.
-    pairs = instance_ids.flatten() * num_classes + semantic.flatten()
-    counts = torch.bincount(pairs, minlength=num_instances * num_classes).view(num_instances, num_classes).cpu()
-    thing_ids_of, things = _things(counts, label_divisor, void)
-    stuff_ids_of, stuff = _stuff(counts[0], is_thing.cpu(), label_divisor, stuff_area, void)
-    panoptic = torch.where(
-        instance_ids > 0,
-        thing_ids_of.to(semantic.device)[instance_ids],
-        stuff_ids_of.to(semantic.device)[semantic],
-    )
+    labels = compact_labels(semantic, num_classes)
+    pixels = pixels_of((instance_ids > 0) & look_up(is_thing, labels))
+    instances = instance_ids.reshape(-1).index_select(0, pixels) - 1
+    return merge_pixels(labels, pixels, instances, int(instance_ids.max()), is_thing, label_divisor, stuff_area, void)
+
+
+def merge_pixels(
+    labels: torch.Tensor,
+    pixels: torch.Tensor,
+    instances: torch.Tensor,
+    num_instances: int,
+    is_thing: torch.Tensor,
+    label_divisor: int,
+    stuff_area: int,
+    void: int,
+) -> tuple[torch.Tensor, list[dict[str, Any]]]:
+    """As :func:`merge`, with instances as a list of pixels.
+
+    Args:
+        labels: uint8 or int64 (H, W), category of each pixel.
+        pixels: int64 (P,) positions y * W + x of the pixels that belong to instances, all of thing categories.
+        instances: integers (P,), 0 to ``num_instances`` - 1; the segments count them from 1.
+        num_instances: how many there may be.
+        is_thing: bool (num_classes,).
+        label_divisor: as in :func:`merge`.
+        stuff_area: as in :func:`merge`.
+        void: as in :func:`merge`.
+    """
+    num_classes = len(is_thing)
+    area = torch.bincount(labels.reshape(-1), minlength=num_classes)
+    counts = torch.zeros(num_instances * num_classes, dtype=torch.int64, device=labels.device)
+    for start in range(0, len(pixels), PIXELS_AT_A_TIME):
+        some = slice(start, start + PIXELS_AT_A_TIME)
+        pairs = instances[some] * num_classes + labels.reshape(-1).index_select(0, pixels[some])
+        counts += torch.bincount(pairs, minlength=len(counts))
+    # counts[i, c]: pixels of class c in instance i
+    thing_ids_of, things = _things(counts.view(num_instances, num_classes).cpu(), label_divisor, void)
+    stuff_ids_of, stuff = _stuff(area.cpu(), is_thing.cpu(), label_divisor, stuff_area, void)
+    panoptic = look_up(stuff_ids_of.to(labels.device), labels)
+    panoptic.view(-1)[pixels] = thing_ids_of.to(labels.device).index_select(0, instances)
     return panoptic, sorted(things + stuff, key=lambda segment: segment["id"])
 
 
 def _things(counts: torch.Tensor, label_divisor: int, void: int) -> tuple[torch.Tensor, list[dict[str, Any]]]:
-    """Panoptic id of each instance, int64 (K + 1,), and its segment, from counts (K + 1, classes) on the CPU."""
+    """Panoptic id of each instance, int64 (K,), and its segment, from counts (K, classes) on the CPU."""
+    num_instances, num_classes = counts.shape
+    if num_instances == 0:
+        return torch.zeros(0, dtype=torch.int64), []
     area = counts.sum(dim=1)
     category = counts.argmax(dim=1)
     present = area > 0
-    present[0] = False
-    one_hot = torch.nn.functional.one_hot(category, counts.shape[1]) * present[:, None]
+    one_hot = torch.nn.functional.one_hot(category, num_classes) * present[:, None]
     number = one_hot.cumsum(dim=0).gather(1, category[:, None])[:, 0]
     if int(number.max()) >= label_divisor:
         raise ValueError(
@@ -72,9 +106,8 @@ def _things(counts: torch.Tensor, label_divisor: int, void: int) -> tuple[torch.
             f"{label_divisor - 1}; raise it or keep fewer centers"
         )
     ids = torch.where(present, category * label_divisor + number, void)
-    segments = [
-        _segment(int(ids[i]), int(category[i]), True, int(area[i]), i) for i in present.nonzero()[:, 0].tolist()
-    ]
+    fields = zip(ids.tolist(), category.tolist(), area.tolist(), strict=True)
+    segments = [_segment(*field, instance_id=i) for i, field in enumerate(fields, start=1) if field[2] > 0]
     return ids, segments
 
 
@@ -84,15 +117,15 @@ def _stuff(
     """Panoptic id of each class outside instances, int64 (classes,), and its segment, on the CPU."""
     kept = ~is_thing & (area >= stuff_area) & (area > 0)
     ids = torch.where(kept, torch.arange(len(area)) * label_divisor, void)
-    segments = [_segment(int(ids[c]), c, False, int(area[c]), 0) for c in kept.nonzero()[:, 0].tolist()]
+    segments = [_segment(int(ids[c]), c, int(area[c]), instance_id=0) for c in kept.nonzero()[:, 0].tolist()]
     return ids, segments
 
 
-def _segment(panoptic_id: int, category: int, isthing: bool, area: int, instance_id: int) -> dict[str, Any]:
+def _segment(panoptic_id: int, category: int, area: int, *, instance_id: int) -> dict[str, Any]:
     return {
         "id": panoptic_id,
         "category_id": category,
-        "isthing": isthing,
+        "isthing": instance_id > 0,
         "area": area,
         "instance_id": instance_id,
     }

@@ -3,21 +3,93 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from panoptic_plugin.postprocessing.centers import find_centers
-from panoptic_plugin.postprocessing.grouping import group_pixels
-from panoptic_plugin.postprocessing.instances import mean_class_probability
-from panoptic_plugin.postprocessing.merge import merge, thing_table
+from panoptic_plugin.postprocessing.grouping import centers_of_pixels
+from panoptic_plugin.postprocessing.instances import mean_probability
+from panoptic_plugin.postprocessing.merge import merge_pixels, thing_table
+from panoptic_plugin.postprocessing.pixels import compact_labels, look_up, pixels_of
+from panoptic_plugin.postprocessing.semantic import SemanticLogits, SemanticMap, classify
+
+
+class Grouping(NamedTuple):
+    """A panoptic map and where it comes from.
+
+    Attributes:
+        panoptic: int64 (H, W) panoptic ids.
+        segments: one dict a segment, sorted by id: id, category_id, isthing, area (pixels), instance_id (1 + its
+            center, 0 for stuff).
+        centers: int64 (K, 2) centers (y, x).
+        heights: float (K,), the heatmap at the centers.
+        pixels: int64 (P,) positions y * W + x of the pixels of instances.
+        instances: integers (P,), 0 to K - 1.
+    """
+
+    panoptic: torch.Tensor
+    segments: list[dict[str, Any]]
+    centers: torch.Tensor
+    heights: torch.Tensor
+    pixels: torch.Tensor
+    instances: torch.Tensor
 
 
 def panoptic_from_outputs(
-    logits: torch.Tensor,
+    logits: torch.Tensor, heatmap: torch.Tensor, offsets: torch.Tensor, *, thing_ids: Collection[int], **arguments: Any
+) -> tuple[torch.Tensor, list[dict[str, Any]]]:
+    """Classify pixels, find centers, group thing pixels around them, merge the two and score the instances.
+
+    Args:
+        logits: float (C, H, W), semantic.
+        heatmap: float (1, H, W), centers.
+        offsets: float (2, H, W), (dy, dx) in pixels of this size.
+        thing_ids: the categories that are things.
+        arguments: the other ones of :func:`group_labels`.
+
+    Returns:
+        int64 (H, W) panoptic ids, and one dict a segment; see :func:`panoptic_from_semantic`.
+    """
+    source = SemanticLogits(logits)
+    semantic = classify(source, thing_table(thing_ids, source.num_classes, logits.device))
+    return panoptic_from_semantic(source, semantic, heatmap, offsets, thing_ids=thing_ids, **arguments)
+
+
+def panoptic_from_semantic(
+    logits: SemanticLogits,
+    semantic: SemanticMap,
     heatmap: torch.Tensor,
     offsets: torch.Tensor,
     *,
+    thing_ids: Collection[int],
+    **arguments: Any,
+) -> tuple[torch.Tensor, list[dict[str, Any]]]:
+    """As :func:`panoptic_from_outputs`, with the semantic map that the logits were classified to.
+
+    Returns:
+        int64 (H, W) panoptic ids, and one dict a segment, sorted by id: id, category_id, isthing, area (pixels), score
+        and center_yx (both None for stuff). The score is the mean probability of the class over the segment times the
+        heatmap at its center.
+    """
+    found = group_labels(
+        semantic.labels, heatmap, offsets, num_classes=logits.num_classes, thing_ids=thing_ids, **arguments
+    )
+    categories = torch.zeros(len(found.centers), dtype=torch.int64)
+    for segment in found.segments:
+        if segment["isthing"]:
+            categories[segment["instance_id"] - 1] = segment["category_id"]
+    probability = mean_probability(logits, semantic, found.instances, categories.to(heatmap.device))
+    scores = (probability * found.heights).tolist()
+    return found.panoptic, _describe(found.segments, scores, found.centers.tolist())
+
+
+def group_labels(
+    labels: torch.Tensor,
+    heatmap: torch.Tensor,
+    offsets: torch.Tensor,
+    *,
+    num_classes: int,
     thing_ids: Collection[int],
     label_divisor: int,
     stuff_area: int,
@@ -25,13 +97,14 @@ def panoptic_from_outputs(
     nms_kernel: int,
     top_k: int | None,
     void: int = -1,
-) -> tuple[torch.Tensor, list[dict[str, Any]]]:
+) -> Grouping:
     """Find centers, group thing pixels around them, merge with the semantic segmentation.
 
     Args:
-        logits: float (C, H, W), semantic.
+        labels: integers (H, W), the category of each pixel.
         heatmap: float (1, H, W), centers.
         offsets: float (2, H, W), (dy, dx) in pixels of this size.
+        num_classes: categories are 0 to ``num_classes`` - 1.
         thing_ids: the categories that are things.
         label_divisor: ``id = category * label_divisor + instance``.
         stuff_area: stuff of fewer pixels becomes void.
@@ -39,25 +112,18 @@ def panoptic_from_outputs(
         nms_kernel: window in which a center is the highest value.
         top_k: at most so many centers.
         void: id of pixels that belong to nothing.
-
-    Returns:
-        int64 (H, W) panoptic ids, and one dict a segment, sorted by id: id, category_id, isthing, area (pixels), score
-        and center_yx (both None for stuff). The score is the mean probability of the class over the segment times the
-        heatmap at its center.
     """
-    logits, heatmap, offsets = logits.float(), heatmap.float(), offsets.float()
-    semantic = logits.argmax(dim=0)
-    centers, heights = find_centers(heatmap, threshold, nms_kernel, top_k)
-    is_thing = thing_table(thing_ids, logits.shape[0], logits.device)
-    instance_ids = group_pixels(centers, offsets, is_thing[semantic])
-    panoptic, segments = merge(semantic, instance_ids, thing_ids, label_divisor, stuff_area, void)
-    categories = torch.zeros(len(centers) + 1, dtype=torch.int64)
-    for segment in segments:
-        if segment["isthing"]:
-            categories[segment["instance_id"]] = segment["category_id"]
-    probability = mean_class_probability(logits, instance_ids, categories.to(logits.device))
-    scores = (probability[1:] * heights).tolist()
-    return panoptic, _describe(segments, scores, centers.tolist())
+    labels = compact_labels(labels, num_classes)
+    is_thing = thing_table(thing_ids, num_classes, labels.device)
+    centers, heights = find_centers(heatmap.float(), threshold, nms_kernel, top_k)
+    pixels = pixels_of(look_up(is_thing, labels))
+    if len(centers) == 0:
+        pixels = pixels[:0]
+    instances = centers_of_pixels(centers, offsets, pixels)
+    panoptic, segments = merge_pixels(
+        labels, pixels, instances, len(centers), is_thing, label_divisor, stuff_area, void
+    )
+    return Grouping(panoptic, segments, centers, heights, pixels, instances)
 
 
 def _describe(segments: list[dict[str, Any]], scores: list[float], centers_yx: list[list[int]]) -> list[dict[str, Any]]:

@@ -94,7 +94,7 @@ def output_size(sample: Mapping[str, Any], image_size: tuple[int, int]) -> tuple
 
 
 def panoptic_output(
-    semantic_logits: torch.Tensor,
+    semantic: torch.Tensor,
     panoptic: torch.Tensor,
     segments: Sequence[dict[str, Any]],
     *,
@@ -103,7 +103,7 @@ def panoptic_output(
     """One image's result.
 
     Args:
-        semantic_logits: float (C, H, W).
+        semantic: float (C, H, W) logits, or integer (H, W) categories.
         panoptic: int64 (H, W), ``category * label_divisor + instance``, void -1.
         segments: dicts with id, category_id, isthing, area, score, center_yx.
         predict_instances: whether masks of the things are wanted too.
@@ -113,7 +113,7 @@ def panoptic_output(
         themselves only without segments, ``segments_info``, and ``instances`` where wanted.
     """
     result: dict[str, Any] = {
-        "sem_seg": semantic_logits,
+        "sem_seg": semantic,
         "panoptic_seg": (panoptic, None),
         "segments_info": list(segments),
     }

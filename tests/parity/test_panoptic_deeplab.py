@@ -68,6 +68,24 @@ def test_results_are_equal(pair):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("size", [(64, 128), (50, 100)], ids=["own size", "resized"])
+def test_results_are_equal_without_logits(pair, size):
+    """Labels made from the logits of the common stride are those of the enlarged logits, and so is all that follows."""
+    ours, _, image = pair
+    sample = {"image": image[:, :60, :117], "height": size[0], "width": size[1]}
+    if size == (64, 128):
+        sample = {"image": image}
+    expected = ours([sample])[0]
+    ours.return_logits = False
+    found = ours([sample])[0]
+    ours.return_logits = True
+    assert torch.equal(found["sem_seg"].long(), expected["sem_seg"].argmax(0))
+    assert torch.equal(found["panoptic_seg"][0], expected["panoptic_seg"][0])
+    assert torch.equal(found["instances"].pred_masks, expected["instances"].pred_masks)
+    torch.testing.assert_close(found["instances"].scores, expected["instances"].scores, atol=1e-6, rtol=0)
+
+
+@torch.no_grad()
 def test_segments_describe_the_panoptic_map(pair):
     ours, _, image = pair
     result = ours([{"image": image}])[0]

@@ -3,26 +3,40 @@ from __future__ import annotations
 import torch
 from detectron2.structures import BitMasks
 
-from panoptic_plugin.postprocessing import instances
-from panoptic_plugin.postprocessing.instances import boxes_of_masks, instances_of_panoptic, mean_class_probability
+from panoptic_plugin.postprocessing.instances import instances_of_panoptic, mean_probability
+from panoptic_plugin.postprocessing.semantic import SemanticLogits, classify
 
 
-def test_boxes_equal_those_of_detectron2():
-    masks = torch.rand(20, 9, 13) > 0.97
-    masks[0] = False
-    assert torch.equal(boxes_of_masks(masks), BitMasks(masks).get_bounding_boxes().tensor)
+def test_masks_and_boxes_equal_those_of_detectron2():
+    panoptic = torch.randint(-1, 6, (9, 13)) * 7
+    panoptic[panoptic < 0] = -1
+    segments = [{"id": k * 7, "category_id": k, "isthing": k % 2 == 1, "score": k / 10} for k in range(7)]
+    found = instances_of_panoptic(panoptic, segments)
+    assert found.pred_classes.tolist() == [1, 3, 5]
+    masks = torch.stack([panoptic == id_ for id_ in (7, 21, 35)])
+    assert torch.equal(found.pred_masks, masks)
+    assert torch.equal(found.pred_boxes.tensor, BitMasks(masks).get_bounding_boxes().tensor)
 
 
-def test_mean_class_probability(monkeypatch):
-    monkeypatch.setattr(instances, "PIXELS_AT_A_TIME", 7)
-    logits, ids = torch.randn(5, 8, 9), torch.randint(0, 4, (8, 9))
-    ids[ids == 2] = 0
-    categories = torch.tensor([0, 3, 1, 4])
-    found = mean_class_probability(logits, ids, categories)
-    for instance in (1, 3):
-        expected = logits.softmax(0)[categories[instance]][ids == instance].mean()
-        torch.testing.assert_close(found[instance].float(), expected)
-    assert found[0] == found[2] == 0
+def test_an_instance_without_pixels_has_an_empty_box():
+    segment = {"id": 1001, "category_id": 1, "isthing": True, "score": 0.5}
+    found = instances_of_panoptic(torch.zeros(4, 6, dtype=torch.int64), [segment])
+    assert not found.pred_masks.any()
+    assert found.pred_boxes.tensor.tolist() == [[0, 0, 0, 0]]
+
+
+def test_mean_probability():
+    logits = torch.randn(5, 8, 9)
+    source = SemanticLogits(logits)
+    semantic = classify(source, torch.tensor([False, True, True, True, False]))
+    instances = torch.randint(0, 4, semantic.pixels.shape)
+    instances[instances == 2] = 0
+    categories = torch.tensor([3, 1, 2, 3])
+    found = mean_probability(source, semantic, instances, categories)
+    for instance in (0, 1, 3):
+        probability = logits.softmax(0)[categories[instance]].view(-1)[semantic.pixels]
+        torch.testing.assert_close(found[instance].float(), probability[instances == instance].mean())
+    assert found[2] == 0
 
 
 def test_instances_without_things_have_every_field():
