@@ -17,7 +17,6 @@ import cv2
 import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
-from detectron2.utils.logger import setup_logger
 from tqdm import tqdm
 
 from panoptic_plugin.cli.run import run_cli
@@ -25,6 +24,7 @@ from panoptic_plugin.config import load_config
 from panoptic_plugin.data.catalog import check_dataset_names, register_custom_datasets
 from panoptic_plugin.data.reading import read_image
 from panoptic_plugin.engine.predictor import Predictor
+from panoptic_plugin.engine.setup import set_up_logs
 from panoptic_plugin.errors import CheckpointError, ConfigError, UserError
 from panoptic_plugin.structures import ids_to_rgb
 from panoptic_plugin.visualization.draw import class_name, draw_panoptic, list_segments
@@ -64,8 +64,7 @@ def run(args: argparse.Namespace) -> int:
     outputs = output_paths(inputs, args.output) if args.output else [None] * len(inputs)
     cfg = _load_config(args)
     metadata = _metadata(cfg)
-    setup_logger(name="panoptic_plugin", abbrev_name="panoptic")
-    setup_logger(name="fvcore", abbrev_name="fvcore")
+    set_up_logs(None)
     predictor = Predictor(cfg)
     # A bar that is drawn over log lines helps nobody, so it is for terminals only.
     for path, output in tqdm(list(zip(inputs, outputs, strict=True)), unit="image", disable=None):

@@ -12,7 +12,7 @@ COMMANDS = {
     "train": ("panoptic_plugin.cli.train", "train or evaluate a model from a config file"),
     "demo": ("panoptic_plugin.cli.demo", "draw the panoptic segmentation of images"),
     "convert-weights": ("panoptic_plugin.cli.convert_weights", "turn ImageNet checkpoints into backbone weights"),
-    "data": ("panoptic_plugin.cli.data", "work on datasets: synthesize"),
+    "data": ("panoptic_plugin.cli.data", "validate, convert, prepare, subset, split, show and synthesize datasets"),
 }
 
 

@@ -18,7 +18,8 @@ from pathlib import Path
 from panoptic_plugin.errors import ConfigError, UserError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-CONFIG = REPOSITORY / "configs" / "quick" / "panoptic_deeplab_hrnet_cityscapes.yaml"
+CONFIG = REPOSITORY / "configs" / "quick" / "panoptic_deeplab_cityscapes.yaml"
+NUM_COMPARED = 4
 HEADLINE = (
     ("PQ", "panoptic_seg", "PQ"),
     ("SQ", "panoptic_seg", "SQ"),
@@ -58,10 +59,11 @@ def run(args: argparse.Namespace) -> int:
         _call(words, data)
     _say(f"\nResult on {args.num_val} generated validation scenes after {time.monotonic() - started:.0f} s:\n")
     _say(_table(run_folder / "inference" / "metrics.json"))
-    _say("\nPictures (prediction over image):")
-    for picture in sorted(pictures.glob("*.png")):
-        _say(f"  {picture}")
-    _say(f"Model: {run_folder / 'model_final.pth'}   Log and curves: {run_folder}")
+    comparison = output / "comparison.png"
+    _compare(args, data, run_folder, comparison)
+    _say(f"\nImage, ground truth and prediction: {comparison}")
+    _say(f"Predictions over the images: {pictures}, {len(list(pictures.iterdir()))} pictures")
+    _say(f"Model: {run_folder / 'model_final.pth'}   Log and TensorBoard curves: {run_folder}")
     return 0
 
 
@@ -91,6 +93,42 @@ def _call(words: list[str], data: Path) -> None:
     )
     if code:
         raise UserError(f"'panoptic {words[0]}' ended with exit code {code}; its message stands above")
+
+
+def _compare(args: argparse.Namespace, data: Path, run_folder: Path, picture: Path) -> None:
+    """Draw image, ground truth and prediction of some validation scenes below each other."""
+    import cv2
+    import numpy as np
+    from detectron2.data import DatasetCatalog, MetadataCatalog
+
+    from panoptic_plugin.config import load_config
+    from panoptic_plugin.data.datasets.builtin import register_builtin_datasets
+    from panoptic_plugin.data.reading import read_image, read_label
+    from panoptic_plugin.engine.predictor import Predictor
+    from panoptic_plugin.structures import rgb_to_ids
+    from panoptic_plugin.visualization.draw import draw_comparison
+
+    register_builtin_datasets(str(data))
+    cfg = load_config(args.config_file, [*args.opts, "MODEL.WEIGHTS", str(run_folder / "model_final.pth")])
+    predictor, metadata = Predictor(cfg), MetadataCatalog.get(cfg.DATASETS.TEST[0])
+    rows = []
+    for record in DatasetCatalog.get(cfg.DATASETS.TEST[0])[:NUM_COMPARED]:
+        image = read_image(record["file_name"], "RGB")
+        truth = read_label(record["pan_seg_file_name"], "RGB", record["file_name"], image.shape[:2])
+        output = predictor(image)
+        rows.append(
+            draw_comparison(
+                image,
+                rgb_to_ids(truth),
+                output["panoptic_seg"][0].numpy(),
+                metadata,
+                true_segments=record["segments_info"],
+                predicted_segments=output["segments_info"],
+            )
+        )
+    width = max(row.shape[1] for row in rows)  # scenes of an odd size make narrower rows
+    rows = [np.pad(row, ((0, 0), (0, width - row.shape[1]), (0, 0)), constant_values=255) for row in rows]
+    cv2.imwrite(str(picture), np.concatenate(rows)[..., ::-1])
 
 
 def _table(metrics_file: Path) -> str:

@@ -64,8 +64,8 @@ def _version(name: str) -> str:
     return str(getattr(module, "__version__", "unknown"))
 
 
-def set_up_logs(folder: str, rank: int = 0) -> None:
-    """Log to ``folder/log.txt``, and on the main process without the details to standard output.
+def set_up_logs(folder: str | None, rank: int = 0) -> None:
+    """Log to ``folder/log.txt`` (unless None), and on the main process without the details to standard output.
 
     Detectron2's ``setup_logger`` adds to what an earlier job in the same process has set up, so that each line would
     stand twice.
