@@ -6,14 +6,14 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from panoptic_plugin.cli import data_convert, data_prepare, data_show
+from panoptic_plugin.cli import data_convert, data_prepare, data_show, data_validate
 from panoptic_plugin.cli.chosen import add_choices
 from panoptic_plugin.cli.run import run_cli
 from panoptic_plugin.data.synthesize import LAYOUTS, SynthesisOptions, synthesize
 
 DEFAULTS = SynthesisOptions()
 # Each offers add_parser(commands); what it adds sets ``handler``, called with the parsed arguments.
-MODULES = (data_convert, data_prepare, data_show)
+MODULES = (data_convert, data_prepare, data_show, data_validate)
 
 
 def build_parser() -> argparse.ArgumentParser:

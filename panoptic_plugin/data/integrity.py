@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 DEFAULT_MAX_PIXELS = 64 * 1024 * 1024
 # What may be decoded at all: Pillow's other formats run interpreters, fetch no pixels or are not images.
-IMAGE_FORMATS = ("PNG", "JPEG", "MPO", "TIFF", "BMP", "WEBP", "PPM", "GIF", "JPEG2000", "TGA")
+IMAGE_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "PPM", "GIF", "JPEG2000", "TGA")
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 JPEG_SIGNATURE = b"\xff\xd8"

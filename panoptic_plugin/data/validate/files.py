@@ -23,6 +23,7 @@ SUFFIXES = {
     "TIFF": {".tif", ".tiff"}, "BMP": {".bmp"}, "WEBP": {".webp"}, "GIF": {".gif"}, "TGA": {".tga"},
     "PPM": {".ppm", ".pgm", ".pbm", ".pnm"}, "JPEG2000": {".jp2", ".j2k"},
 }  # fmt: skip
+IMAGE, PANOPTIC, SEMANTIC = "image", "panoptic label", "semantic label"
 DEEP_MODES = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
 
 Report = Callable[[str, object, object], None]  # code, found, expected
@@ -50,11 +51,11 @@ class Probe:
         return self.size[::-1] if self.orientation >= 5 else self.size
 
 
-def probe(path: str, settings: Settings, report: Report, *, is_label: bool) -> Probe | None:
+def probe(path: str, settings: Settings, report: Report, *, kind: str) -> Probe | None:
     """Look at a file; what is wrong goes to ``report``. None where it cannot be used at all."""
     try:
         with open(path, "rb") as file:
-            return _probe(file, path, settings, report, is_label)
+            return _probe(file, path, settings, report, kind)
     except OSError as error:
         report("damaged", error.strerror or error, "a readable file")
     # A fuzzed file makes Pillow raise anything; whatever it is, it belongs to this file and to no other.
@@ -63,7 +64,7 @@ def probe(path: str, settings: Settings, report: Report, *, is_label: bool) -> P
     return None
 
 
-def _probe(file: BinaryIO, path: str, settings: Settings, report: Report, is_label: bool) -> Probe | None:
+def _probe(file: BinaryIO, path: str, settings: Settings, report: Report, kind: str) -> Probe | None:
     try:
         image = Image.open(file, formats=IMAGE_FORMATS)
     except Image.DecompressionBombError as error:
@@ -74,10 +75,10 @@ def _probe(file: BinaryIO, path: str, settings: Settings, report: Report, is_lab
         report(damage.code, damage.reason, "an image")
         return None
     with image:
-        if not _check_header(image, path, settings, report, is_label):
+        if not _check_header(image, path, settings, report, kind):
             return None
         if settings.depth == FULL:
-            return _decode(file, image, report, is_label)
+            return _decode(file, image, report, kind)
         file.seek(0)
         head, tail, length = _ends(file)
         damage = None if ends_properly(head, tail) else _byte_damage(file)
@@ -88,27 +89,35 @@ def _probe(file: BinaryIO, path: str, settings: Settings, report: Report, is_lab
         return Probe((image.height, image.width), _orientation(image), fingerprint)
 
 
-def _check_header(image: Image.Image, path: str, settings: Settings, report: Report, is_label: bool) -> bool:
+def _check_header(image: Image.Image, path: str, settings: Settings, report: Report, kind: str) -> bool:
     """Whether the pixels may be looked at."""
-    kind, suffix = image.format or "", os.path.splitext(path)[1].lower()
+    content, suffix = image.format or "", os.path.splitext(path)[1].lower()
     if image.width * image.height > settings.max_pixels:
         found = f"{image.height}x{image.width} = {image.width * image.height} pixels"
         report("over-pixel-budget", found, f"at most {settings.max_pixels}")
         return False
-    if is_label and kind in ("JPEG", "MPO", "WEBP", "JPEG2000"):
-        report("wrong-format", f"{kind} content", "PNG")
+    if kind != IMAGE and content in ("JPEG", "MPO", "WEBP", "JPEG2000"):
+        report("wrong-format", f"{content} content", "PNG")
         return False
-    if suffix not in SUFFIXES.get(kind, {suffix}):
-        report("wrong-extension", f"{kind} content in a file {suffix or 'without extension'}", min(SUFFIXES[kind]))
-    if is_label and image.mode in ("P", "RGBA", "PA"):
-        report("palette-label", f"mode {image.mode}", "mode RGB")
-    elif (is_label and image.mode != "RGB") or image.mode in DEEP_MODES:
-        report("wrong-mode", f"mode {image.mode}", "mode RGB, 8 bits a channel")
+    if suffix not in SUFFIXES.get(content, {suffix}):
+        found = f"{content} content in a file {suffix or 'without extension'}"
+        report("wrong-extension", found, min(SUFFIXES[content]))
+    return _check_mode(image.mode, report, kind)
+
+
+def _check_mode(mode: str, report: Report, kind: str) -> bool:
+    if kind == PANOPTIC and mode in ("P", "RGBA", "PA"):
+        report("palette-label", f"mode {mode}", "mode RGB")
+        return True
+    # A palette's indices are the classes; that is how the mapper reads it.
+    wanted = {PANOPTIC: ("RGB",), SEMANTIC: ("L", "P")}.get(kind)
+    if mode in DEEP_MODES or (wanted and mode not in wanted):
+        report("wrong-mode", f"mode {mode}", f"mode {wanted[0] if wanted else 'RGB'}, 8 bits a channel")
         return False
     return True
 
 
-def _decode(file: BinaryIO, image: Image.Image, report: Report, is_label: bool) -> Probe | None:
+def _decode(file: BinaryIO, image: Image.Image, report: Report, kind: str) -> Probe | None:
     damage = _byte_damage(file)
     if damage is None:
         try:
@@ -120,9 +129,9 @@ def _decode(file: BinaryIO, image: Image.Image, report: Report, is_label: bool) 
     if damage:
         report(damage.code, damage.reason, "a whole file")
         return None
-    ids = id_pixels(image) if is_label else None
+    ids = id_pixels(image) if kind == PANOPTIC else None
     size = (image.height, image.width)
-    fingerprint = () if is_label else (*size, *_checksums(image))
+    fingerprint = (*size, *_checksums(image)) if kind == IMAGE else ()
     return Probe(size, _orientation(image), fingerprint, ids)
 
 

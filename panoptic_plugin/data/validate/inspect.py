@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from panoptic_plugin.data.segments import SegmentShape
-from panoptic_plugin.data.validate.files import Probe, probe
+from panoptic_plugin.data.validate.files import IMAGE, PANOPTIC, SEMANTIC, Probe, probe
 from panoptic_plugin.data.validate.pixels import check_pixels, measure_ids
 from panoptic_plugin.data.validate.records import Record
 from panoptic_plugin.data.validate.segments import check_segments
@@ -43,29 +44,27 @@ def inspect_record(
     """
     check_segments(path, record, categories, settings)
     inspection = Inspection(record)
-    image = _probe(record, record.image_path, settings, is_label=False)
-    label = _probe(record, record.label_path, settings, is_label=True)
+    image = _probe(record, record.image_path, settings, IMAGE)
+    label = _probe(record, record.label_path, settings, PANOPTIC)
+    semantic = _probe(record, record.semantic_path, settings, SEMANTIC)
     if image is not None:
         inspection.size, inspection.fingerprint = image.upright, image.fingerprint
         _check_image(path, record, image)
-    if image is not None and label is not None and not _fits(label, image):
-        found, expected = _text(label.size), f"{_text(image.upright)} as {record.image_path}"
-        record.add("wrong-size", record.label_path or "", found=found, expected=expected)
-        return inspection
-    if label is not None and label.ids is not None:
+    _check_size(record, image, record.semantic_path, semantic)
+    if _check_size(record, image, record.label_path, label) and label is not None and label.ids is not None:
         inspection.shapes = measure_ids(label.ids)
         check_pixels(path, record, inspection.shapes)
     return inspection
 
 
-def _probe(record: Record, path: str | None, settings: Settings, *, is_label: bool) -> Probe | None:
+def _probe(record: Record, path: str | None, settings: Settings, kind: str) -> Probe | None:
     if path is None:
         return None
 
     def report(code: str, found: object, expected: object) -> None:
         record.add(code, path, found=found, expected=expected)
 
-    return probe(path, settings, report, is_label=is_label)
+    return probe(path, settings, report, kind=kind)
 
 
 def _check_image(path: str, record: Record, image: Probe) -> None:
@@ -77,6 +76,15 @@ def _check_image(path: str, record: Record, image: Probe) -> None:
     said = (record.image.get("height"), record.image.get("width"))
     if said not in (image.upright, image.size):
         record.add("json-size", path, found=f"{said[0]}x{said[1]}", expected=f"{_text(image.upright)} of the image")
+
+
+def _check_size(record: Record, image: Probe | None, path: str | None, label: Probe | None) -> bool:
+    """Whether the label's pixels can be compared; notes a size that is not the image's."""
+    if image is None or label is None or _fits(label, image):
+        return True
+    expected = f"{_text(image.upright)} as {os.path.basename(record.image_path or '')}"
+    record.add("wrong-size", path or "", found=_text(label.size), expected=expected)
+    return False
 
 
 def _fits(label: Probe, image: Probe) -> bool:

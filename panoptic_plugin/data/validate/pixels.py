@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -52,6 +53,10 @@ def check_pixels(path: str, record: Record, shapes: Mapping[int, SegmentShape]) 
         shapes: what :func:`measure_ids` found in the label.
     """
     listed = {segment["id"] for segment in record.segments if is_segment_id(segment.get("id"))}
+    if len(listed) > 1 and len(shapes) > 1 and not listed & shapes.keys():
+        found, expected = f"none of the label's {len(shapes)} ids is in the JSON", f"the {len(listed)} ids of the JSON"
+        record.add("no-common-id", record.label_path or "", found=found, expected=expected)
+        return
     _check_unlisted(record, [segment_id for segment_id in shapes if segment_id not in listed], shapes)
     compared: set[int] = set()
     for segment in record.segments:
@@ -60,8 +65,8 @@ def check_pixels(path: str, record: Record, shapes: Mapping[int, SegmentShape]) 
             continue
         compared.add(segment_id)
         if segment_id not in shapes:
-            found = {"found": "no pixel in the PNG", "expected": f"pixels of id {segment_id} in {record.label_path}"}
-            record.add("only-in-json", path, segment_id=segment_id, **found)
+            where = os.path.basename(record.label_path or "")
+            record.add("only-in-json", path, found=f"no pixel in {where}", expected="1 or more", segment_id=segment_id)
             continue
         _compare(path, record, segment, shapes[segment_id])
 

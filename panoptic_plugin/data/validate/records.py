@@ -21,7 +21,7 @@ class Record:
     Attributes:
         index: position in ``annotations``.
         image, annotation: their entries of the JSON; they are not changed.
-        image_path, label_path: files on disk, None where there is none.
+        image_path, label_path, semantic_path: files on disk, None where there is none.
         findings: what was found so far.
     """
 
@@ -30,6 +30,7 @@ class Record:
     annotation: Mapping[str, Any]
     image_path: str | None = None
     label_path: str | None = None
+    semantic_path: str | None = None
     findings: list[Finding] = field(default_factory=list)
 
     @property
@@ -123,11 +124,14 @@ def _find_files(source: Source, records: list[Record]) -> None:
     """Fill in the paths, as the loader finds them, and note what is missing or outside."""
     image_files = FolderIndex(source.image_root, "image folder")
     label_files = FolderIndex(source.panoptic_root, "folder of panoptic PNGs")
+    semantic_files = FolderIndex(source.semantic_root, "folder of semantic PNGs") if source.semantic_root else None
     for record in records:
         name, label = record.image["file_name"], record.annotation["file_name"]
         stems = possible_stems(name, label, record.image_id)
         record.image_path = _find(record, image_files, name, stems, "missing-image")
         record.label_path = _find(record, label_files, label, [], "missing-label")
+        if semantic_files and not outside(label):
+            record.semantic_path = _find(record, semantic_files, label, [], "missing-label")
         if record.image_path and _differs_in_suffix(record.image_path, name):
             found = f"{os.path.basename(record.image_path)} on disk"
             record.add("wrong-extension", record.image_path, found=found, expected=f"{name!r} of the JSON")

@@ -125,10 +125,9 @@ def _mended(report: Report, inspection: Inspection, done: Repair) -> tuple[dict[
     segments = _mended_segments(record.segments, shapes, report.categories)
     label_name = _below(record.label_path, report.source.panoptic_root)
     annotation = {**record.annotation, "file_name": label_name, "segments_info": segments}
-    if image != record.image or annotation != record.annotation:
-        done.changed.append(
-            _entry(inspection, what=sorted({finding.code for finding in record.findings}) or ["defaults"])
-        )
+    codes = sorted({finding.code for finding in record.findings if finding.severity == ERROR})
+    if codes or image != record.image or annotation != record.annotation:
+        done.changed.append(_entry(inspection, what=codes or ["names and defaults"]))
     return image, annotation
 
 
