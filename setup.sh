@@ -9,7 +9,7 @@ python=${PYTHON:-python3}
 # A uv on the PATH may be an old one: take it only where it runs and knows the options pyproject.toml uses.
 if command -v uv >/dev/null && uv version --help >/dev/null 2>&1 && uv sync --help 2>/dev/null | grep -q -- --config-settings-package; then
   uv=uv
-  [ -x .venv/bin/python ] || uv venv --quiet --python "$python" .venv
+  [ -x .venv/bin/python ] || uv venv --quiet --seed --python "$python" .venv
 else
   [ -x .venv/bin/python ] || "$python" -m venv .venv
   .venv/bin/python -m pip install --quiet --upgrade "uv>=0.9"
