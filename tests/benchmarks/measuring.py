@@ -1,0 +1,70 @@
+"""Times and memory of two functions on the same input, taken in turns, because machines drift."""
+
+from __future__ import annotations
+
+import resource
+import statistics
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+
+def interleaved(
+    ours: Callable[[], Any],
+    reference: Callable[[], Any],
+    compare: Callable[[Any, Any], dict[str, Any]],
+    *,
+    rounds: int,
+    ours_each: int = 5,
+) -> dict[str, Any]:
+    """Median CPU milliseconds of both, the median ratio of a round, and what ``compare(ours, reference)`` says.
+
+    A round is one call of the reference and, after it, some of ours, of which the median counts.
+    """
+    ours_ms, reference_ms = [], []
+    _, found = cpu_ms(ours)
+    for _ in range(rounds):
+        milliseconds, expected = cpu_ms(reference)
+        reference_ms.append(milliseconds)
+        ours_ms.append(statistics.median(cpu_ms(ours)[0] for _ in range(ours_each)))
+    ratios = [theirs / own for theirs, own in zip(reference_ms, ours_ms, strict=True)]
+    return {
+        **compare(found, expected),
+        "ours_ms": round(statistics.median(ours_ms), 2),
+        "ours_min_ms": round(min(ours_ms), 2),
+        "reference_ms": round(statistics.median(reference_ms), 1),
+        "ratio": round(statistics.median(ratios), 1),
+        "rounds": rounds,
+    }
+
+
+def cpu_ms(function: Callable[[], Any]) -> tuple[float, Any]:
+    """CPU milliseconds of one call, and its result."""
+    start = time.process_time()
+    result = function()
+    return (time.process_time() - start) * 1000, result
+
+
+def peak_mib(function: Callable[[], Any]) -> float:
+    """MiB of resident memory at its highest during a call, above that before the call; the result is included."""
+    before, highest, done = _resident_mib(), 0.0, threading.Event()
+
+    def watch() -> None:
+        nonlocal highest
+        while not done.wait(0.0005):
+            highest = max(highest, _resident_mib())
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    kept = function()
+    highest = max(highest, _resident_mib())
+    done.set()
+    watcher.join()
+    del kept
+    return round(highest - before, 1)
+
+
+def _resident_mib() -> float:
+    with open("/proc/self/statm") as status:
+        return int(status.read().split()[1]) * resource.getpagesize() / 2**20

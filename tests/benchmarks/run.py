@@ -1,0 +1,84 @@
+"""Measure ours against the reference: ``python tests/benchmarks/run.py [rows ...] --output results.json``.
+
+CPU time of one thread, both in turns in one process on the same smooth scenes. Nothing fails for being slow; whether
+results are equal is part of the output.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import logging
+import os
+import platform
+import sys
+from pathlib import Path
+from typing import Any
+
+for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ[variable] = "1"
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parent)]
+
+import cv2  # noqa: E402
+import detectron2  # noqa: E402
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+
+import panoptic_plugin  # noqa: E402, F401
+
+logger = logging.getLogger("benchmarks")
+# One module for each row of the table; each has measure(rounds=, quick=), which yields one record a case.
+ROWS = ("postprocessing", "whole_tail")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the rows, log one line a case, write the JSON."""
+    args = build_parser().parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    records: list[dict[str, Any]] = []
+    for row in args.rows or ROWS:
+        with torch.no_grad():
+            for record in importlib.import_module(row).measure(rounds=args.rounds, quick=args.quick):
+                logger.info("%s", json.dumps(record))
+                records.append(record)
+    if args.output:
+        Path(args.output).write_text(json.dumps({"machine": machine(), "records": records}, indent=2) + "\n")
+    return 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("rows", nargs="*", metavar="row", help=f"of {', '.join(ROWS)}; default all")
+    parser.add_argument("--rounds", type=int, default=5, help="calls of the reference a case; medians are reported")
+    parser.add_argument("--quick", action="store_true", help="images of a quarter of the side, to try the harness")
+    parser.add_argument("--output", help="JSON file to write")
+    return parser
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were measured on."""
+    return {
+        "cpu": _cpu_name(),
+        "cores": os.cpu_count(),
+        "threads": 1,
+        "load": [round(value, 1) for value in os.getloadavg()],
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "opencv": cv2.__version__,
+        "detectron2": detectron2.__version__,
+    }
+
+
+def _cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
