@@ -19,7 +19,8 @@ STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 1400px; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.1rem; margin: 0 0 .5rem; overflow-wrap: anywhere; }
 section { border-top: 1px solid var(--line); padding: 1.5rem 0; }
-.pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 30rem), 1fr)); gap: .75rem; }
+.pair { display: grid; grid-template-columns: 1fr 2fr; gap: .75rem; align-items: start; }
+@media (max-width: 50rem) { .pair { grid-template-columns: 1fr; } }
 figure { margin: 0; } img { width: 100%; height: auto; display: block; border-radius: 4px; }
 .faint, figcaption { color: var(--faint); font-size: .875rem; }
 .warn { border-left: 4px solid #d33; padding-left: .75rem; }

@@ -49,7 +49,7 @@ def convert_cityscapes(
     files = label_files(gt_fine, split, INSTANCE_SUFFIX)
     name = f"cityscapes_panoptic_{split}"
     with Staging(output or gt_fine, overwrite=overwrite) as stage:
-        stage.refuse_existing(f"{name}.json", name if not overwrite else f"{name}.json")
+        stage.refuse_existing(f"{name}.json")
         write = partial(_write_panoptic, stage, name, real_image_names)
         records = in_order(write, files, split, num_workers)
         content = {

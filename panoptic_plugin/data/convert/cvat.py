@@ -58,13 +58,14 @@ def _read(where: str, item: Any, names: list[str]) -> Drawing:
     lost = 0
     for number, annotation in _in_z_order(where, annotations):
         here = f"{where}: annotations[{number}]"
-        label = field(annotation, "label_id", here) if annotation.get("type") in _KINDS else None
-        if label is None:
+        to_mask = _KINDS.get(str(annotation.get("type")))
+        if to_mask is None:
             lost += 1
             continue
+        label = field(annotation, "label_id", here)
         if isinstance(label, bool) or not isinstance(label, int) or not 0 <= label < len(names):
             raise DatasetError(f"{here}: label_id is {label!r}, expected 0 to {len(names) - 1}")
-        code = _KINDS[annotation["type"]](here, annotation, (height, width))
+        code = to_mask(here, annotation, (height, width))
         if code is None:
             lost += 1
             continue

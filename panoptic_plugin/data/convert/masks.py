@@ -97,11 +97,11 @@ def from_rle(where: str, segmentation: Any, size: Size) -> Code:
         DatasetError: it has another size, or its runs do not sum to the pixels.
     """
     found = segmentation.get("size") if isinstance(segmentation, dict) else None
-    if list(found or ()) != list(size):
+    if not isinstance(found, list) or found != list(size):
         raise DatasetError(f"{where}: the run-length code has size {found!r}, but the image {list(size)}")
     counts = segmentation.get("counts")
     if isinstance(counts, (str, bytes)):
-        text = counts.encode("utf-8") if isinstance(counts, str) else counts
+        text = counts.encode("utf-8", "surrogatepass") if isinstance(counts, str) else counts
         _check_runs(where, _runs(where, text), size)
         return {"size": list(size), "counts": text}
     if not isinstance(counts, list) or not all(isinstance(n, int) and not isinstance(n, bool) for n in counts):

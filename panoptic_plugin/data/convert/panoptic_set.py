@@ -102,8 +102,8 @@ def records_by_id(path: str, records: Any, key: str, id_key: str) -> dict[int | 
 
 def inside_path(where: str, name: Any) -> str:
     """The file name, or DatasetError where it could lead out of its folder."""
-    is_text = isinstance(name, str) and name and "\0" not in name
-    if not is_text or os.path.isabs(name) or ".." in PurePosixPath(name.replace("\\", "/")).parts:
+    path = PurePosixPath(name.replace("\\", "/")) if isinstance(name, str) else PurePosixPath()
+    if not path.name or "\0" in name or path.is_absolute() or ".." in path.parts:
         raise DatasetError(f"{where}: file_name is {name!r}, expected a path inside the dataset's folder")
     return name
 

@@ -52,7 +52,7 @@ class Staging:
     def refuse_existing(self, *names: str) -> None:
         """Raise DatasetError where one of the outputs is there already and must stay."""
         for name in names:
-            if (self.folder / name).exists() and not self.overwrite:
+            if not self.overwrite and os.path.lexists(self.folder / name):
                 raise DatasetError(
                     f"{self.folder / name} exists already; choose another output folder, or replace it with --overwrite"
                 )
@@ -63,19 +63,32 @@ class Staging:
         if name.is_absolute() or ".." in name.parts:
             raise DatasetError(f"output name {str(name)!r} leaves the output folder {self.folder}")
         self.refuse_existing(str(name))
+        if name in self._made:
+            raise DatasetError(f"two outputs would have the name {self.folder / name}; rename one of their images")
         self._made.add(name)
         staged = self._temporary / name
-        staged.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            staged.parent.mkdir(parents=True, exist_ok=True)
+        except (OSError, ValueError) as error:
+            raise DatasetError(f"{self.folder / name!s:.200} cannot be written: {error}") from None
         return staged
 
     def write_png(self, name: str | Path, pixels: np.ndarray) -> None:
         """uint8 or uint16 pixels as a PNG."""
-        Image.fromarray(pixels).save(self.path(name), format="PNG")
+        staged = self.path(name)
+        try:
+            Image.fromarray(pixels).save(staged, format="PNG")
+        except (OSError, ValueError) as error:
+            raise DatasetError(f"{self.folder / name!s:.200} cannot be written: {error}") from None
 
     def write_json(self, name: str | Path, content: Any, *, indent: int | None = None, sort_keys: bool = False) -> None:
         """A JSON file in UTF-8."""
         text = json.dumps(content, indent=indent, sort_keys=sort_keys)
-        self.path(name).write_text(text, encoding="utf-8")
+        staged = self.path(name)
+        try:
+            staged.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise DatasetError(f"{self.folder / name} cannot be written: {error.strerror}") from None
 
     def _move(self) -> None:
         try:

@@ -73,7 +73,7 @@ def _encode(
                 "segmentation": {"size": list(code["size"]), "counts": code["counts"].decode("ascii")},
                 "area": shape.area,
                 "bbox": shape.bbox,
-                "iscrowd": int(segment.get("iscrowd", 0)),
+                "iscrowd": int(bool(segment.get("iscrowd", 0))),
             }
         )
     return found, {
