@@ -14,13 +14,14 @@ from detectron2.utils import comm
 from panoptic_plugin.cli.run import run_cli
 from panoptic_plugin.config import load_config
 from panoptic_plugin.data.catalog import check_dataset_names, check_num_classes, register_custom_datasets
+from panoptic_plugin.data.validate.training import check_before_training
 from panoptic_plugin.engine.benchmark import benchmark
 from panoptic_plugin.engine.checkpoint import PluginCheckpointer
 from panoptic_plugin.engine.launch import choose_num_gpus, launch
 from panoptic_plugin.engine.model import check_device
 from panoptic_plugin.engine.setup import set_up_job
 from panoptic_plugin.engine.trainer import PanopticTrainer
-from panoptic_plugin.errors import CheckpointError, ConfigError
+from panoptic_plugin.errors import CheckpointError, ConfigError, DatasetError, UserError
 
 logger = logging.getLogger(__name__)
 
@@ -120,9 +121,27 @@ def work(cfg, args: argparse.Namespace) -> None:
     if args.eval_only:
         evaluate(cfg, resume=args.resume)
         return
+    check_datasets(cfg)
     trainer = PanopticTrainer(cfg)
     trainer.resume_or_load(resume=args.resume)
     trainer.train()
+
+
+def check_datasets(cfg) -> None:
+    """Validate the datasets on the main process; what it finds ends all processes in the same way.
+
+    Raises:
+        DatasetError: a dataset has faults; see ``DATASETS.VALIDATE``.
+    """
+    error = ""
+    if comm.is_main_process():
+        try:
+            check_before_training(cfg)
+        except UserError as found:
+            error = str(found)
+    error = comm.all_gather(error)[0]
+    if error:
+        raise DatasetError(error)
 
 
 def evaluate(cfg, *, resume: bool = False) -> dict:

@@ -12,9 +12,10 @@ from detectron2.data import (
 )
 from detectron2.data.build import trivial_batch_collator
 from detectron2.data.samplers import InferenceSampler
-from detectron2.utils.comm import get_world_size
+from detectron2.utils.comm import get_world_size, is_main_process
 from torch.utils.data import DataLoader
 
+from panoptic_plugin.data.bad_samples import RAISE, with_policy
 from panoptic_plugin.data.catalog import check_dataset_names
 from panoptic_plugin.data.mapper import PanopticMapper
 from panoptic_plugin.errors import ConfigError
@@ -28,7 +29,8 @@ def build_train_loader(cfg) -> Any:
 
     Raises:
         ConfigError: an unknown dataset or target generator, or a batch that does not split over the processes.
-        DatasetError: the dataset cannot be read.
+        DatasetError: the dataset cannot be read. Later a sample that cannot be, or too many of them, according to
+            ``DATASETS.ON_BAD_SAMPLE``.
     """
     check_dataset_names(cfg)
     if not cfg.DATASETS.TRAIN:
@@ -39,7 +41,12 @@ def build_train_loader(cfg) -> Any:
             f"SOLVER.IMS_PER_BATCH is {batch}, which does not split over {processes} processes; "
             f"use a multiple of {processes}"
         )
-    return build_detection_train_loader(cfg, mapper=PanopticMapper(cfg, is_train=True))
+    mapper = PanopticMapper(cfg, is_train=True)
+    if cfg.DATASETS.ON_BAD_SAMPLE == RAISE:
+        return build_detection_train_loader(cfg, mapper=mapper)
+    records = get_detection_dataset_dicts(cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS)
+    mapper = with_policy(mapper, records, cfg, is_main=is_main_process())
+    return build_detection_train_loader(cfg, mapper=mapper, dataset=records)
 
 
 def build_test_loader(cfg, dataset_name: str) -> DataLoader:
