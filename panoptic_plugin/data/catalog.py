@@ -12,7 +12,7 @@ from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from panoptic_plugin.data.panoptic_json import load_records, metadata_from_categories, read_categories
+from panoptic_plugin.data.panoptic_json import IGNORE_LABEL, load_records, metadata_from_categories, read_categories
 from panoptic_plugin.errors import ConfigError, DatasetError
 from panoptic_plugin.registry import suggestion
 
@@ -53,7 +53,8 @@ def register_panoptic_dataset(
         metadata: more metadata, or another value of a derived one.
 
     Raises:
-        DatasetError: the JSON or its categories cannot be read, or the name is taken by another dataset.
+        DatasetError: the JSON or its categories cannot be read, a class would become another one or none, or the
+            name is taken by another dataset.
     """
     arguments = {
         "image_root": str(image_root),
@@ -67,8 +68,9 @@ def register_panoptic_dataset(
         _check_same(name, arguments)
         return
     derived = metadata_from_categories(read_categories(arguments["panoptic_json"]))
-    paths = {key: value for key, value in arguments.items() if value is not None}
-    replace_dataset(name, partial(_load, arguments, derived), {**derived, **paths})
+    complete = {**derived, **{key: value for key, value in arguments.items() if value is not None}}
+    _check_label_space(f"{panoptic_json}: dataset {name!r}", complete, derived)
+    replace_dataset(name, partial(_load, arguments, complete), complete)
     _registered[name] = arguments
 
 
@@ -80,6 +82,31 @@ def _load(arguments: Mapping[str, Any], metadata: Mapping[str, Any]) -> list[dic
         metadata,
         arguments["sem_seg_root"],
     )
+
+
+def _check_label_space(where: str, metadata: Mapping[str, Any], derived: Mapping[str, Any]) -> None:
+    """Refuse what would silently turn a class into another one or into none.
+
+    Contiguous ids must be 0, 1, 2, ..., each of one category, as many as there are names, and none may be the value
+    of pixels without a class.
+    """
+    keys = ("thing_dataset_id_to_contiguous_id", "stuff_dataset_id_to_contiguous_id")
+    contiguous = [index for key in keys for index in metadata[key].values()]
+    categories = {category for key in keys for category in metadata[key]}
+    lost = sorted({category for key in keys for category in derived[key]} - categories)
+    if lost:
+        raise DatasetError(f"{where}: the categories {lost[:8]} of the JSON have no contiguous id")
+    num_classes = len(metadata["stuff_classes"])
+    if sorted(contiguous) != list(range(num_classes)) or len(metadata["thing_classes"]) != num_classes:
+        raise DatasetError(
+            f"{where}: its {num_classes} classes have the contiguous ids {sorted(contiguous)[:24]}, expected 0 to "
+            f"{num_classes - 1}, each once; let them be derived from the JSON's categories"
+        )
+    if metadata["ignore_label"] in contiguous or num_classes > IGNORE_LABEL:
+        raise DatasetError(
+            f"{where}: {num_classes} classes, but the value {metadata['ignore_label']} marks pixels without a class, "
+            f"and labels hold one byte; {IGNORE_LABEL} classes are possible, and ignore_label must be none of their ids"
+        )
 
 
 def _check_same(name: str, arguments: Mapping[str, Any]) -> None:

@@ -19,6 +19,11 @@ from panoptic_plugin.errors import DatasetError
 
 IGNORE_LABEL = 255
 LABEL_DIVISOR = 1000
+MAX_SEGMENT_ID = (1 << 24) - 1  # three bytes of a PNG's pixel; 0 is void
+IMAGE_SUFFIXES = {
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".jp2", ".j2k", ".tga",
+    ".ppm", ".pgm", ".pbm", ".pnm",
+}  # fmt: skip
 MAX_NAMED = 3  # how many records an error message names
 
 
@@ -157,7 +162,7 @@ class FolderIndex:
             raise DatasetError(f"{what} {root} does not exist or is no folder; check the path")
         self.root = root
         self._paths: set[str] = set()
-        self._by_stem: dict[str, str] = {}
+        self._by_stem: dict[str, list[str]] = {}
         self._escaping: set[str] = set()
         self._allowed = [os.path.realpath(folder) for folder in (root, *link_roots())]
         self._walk(root, "", frozenset({os.path.realpath(root)}))
@@ -174,7 +179,9 @@ class FolderIndex:
                 folders.append((entry, path))
             else:
                 self._paths.add(path)
-                self._by_stem.setdefault(Path(entry.name).stem, path)
+                stem, suffix = os.path.splitext(entry.name)
+                if suffix.lower() in IMAGE_SUFFIXES:  # not the annotation file that a tool put beside its image
+                    self._by_stem.setdefault(stem, []).append(path)
         for entry, path in folders:
             real = os.path.realpath(entry.path)
             if real not in above:  # a link to a folder above would lead round and round
@@ -195,7 +202,7 @@ class FolderIndex:
         """Full path of the file ``name``, else of one with one of the stems, else None.
 
         Raises:
-            DatasetError: it is a link that leads out of the folder.
+            DatasetError: it is a link that leads out of the folder, or several files have the stem.
         """
         if self.escapes(name):
             raise DatasetError(
@@ -204,8 +211,20 @@ class FolderIndex:
             )
         relative = os.path.normpath(name)
         if relative not in self._paths:
-            relative = next((self._by_stem[stem] for stem in stems if stem in self._by_stem), "")
+            relative = self._of_stem(name, next((stem for stem in stems if stem in self._by_stem), ""))
         return os.path.join(self.root, relative) if relative else None
+
+
+    def _of_stem(self, name: str, stem: str) -> str:
+        """The image of that stem, in the folder that ``name`` has if there is one; "" for none."""
+        found = self._by_stem.get(stem, [])
+        beside = [path for path in found if os.path.dirname(path) == os.path.dirname(os.path.normpath(name))]
+        if len(beside or found) > 1:
+            raise DatasetError(
+                f"{os.path.join(self.root, name)} does not exist, and {' and '.join((beside or found)[:MAX_NAMED])} "
+                f"could both be meant; write the right one into the JSON"
+            )
+        return next(iter(beside or found), "")
 
 
 def link_roots() -> list[str]:
@@ -304,15 +323,23 @@ def _record(
     record["segments_info"] = [
         _segment(f"{where}: segments_info[{number}]", segment, metadata) for number, segment in enumerate(segments)
     ]
+    ids = [segment["id"] for segment in record["segments_info"]]
+    if len(set(ids)) < len(ids):
+        twice = next(id_ for id_ in ids if ids.count(id_) > 1)
+        raise DatasetError(f"{where}: the segment id {twice} stands twice, so its pixels would have two classes")
     return record
 
 
 def _segment(where: str, segment: Mapping[str, Any], metadata: Mapping[str, Any]) -> dict[str, Any]:
     category = field(segment, "category_id", where)
-    field(segment, "id", where)
+    segment_id = field(segment, "id", where)
+    # 0 would silently be void, and nothing above three bytes is ever found in a PNG.
+    if isinstance(segment_id, bool) or not isinstance(segment_id, int) or not 0 < segment_id <= MAX_SEGMENT_ID:
+        raise DatasetError(f"{where} has id {segment_id!r}, expected 1 to {MAX_SEGMENT_ID}")
     things = metadata["thing_dataset_id_to_contiguous_id"]
     stuff = metadata["stuff_dataset_id_to_contiguous_id"]
-    if isinstance(category, (list, dict)) or (category not in things and category not in stuff):
+    # True equals 1 and 1.0 does too: neither is a category that somebody meant.
+    if type(category) is not int or (category not in things and category not in stuff):
         known = ", ".join(map(str, sorted([*things, *stuff])[:24]))
         raise DatasetError(
             f"{where} has category_id {category!r}, which is none of the categories ({known}, ...); "

@@ -12,6 +12,7 @@ from typing import Any
 from panoptic_plugin.data.panoptic_json import FolderIndex, outside, possible_stems
 from panoptic_plugin.data.validate.finding import Finding, make_finding
 from panoptic_plugin.data.validate.source import Source
+from panoptic_plugin.errors import DatasetError
 
 
 @dataclass
@@ -142,7 +143,11 @@ def _find(record: Record, files: FolderIndex, name: str, stems: list[str], missi
     if outside(name) or files.escapes(name):
         record.add("path-outside", full, found=f"file_name {name!r}", expected=f"a file inside {files.root}")
         return None
-    found = files.find(name, *stems)
+    try:
+        found = files.find(name, *stems)
+    except DatasetError as error:  # several files could be meant
+        record.add(missing, full, found=str(error), expected=f"{name!r} below {files.root}")
+        return None
     if found is None:
         record.add(missing, full, found="no such file", expected=f"{name!r} below {files.root}")
     return found
