@@ -19,7 +19,7 @@ from panoptic_plugin.data.validate.run import validate
 from panoptic_plugin.data.validate.source import FAST, FULL, Settings, Source
 from panoptic_plugin.errors import DatasetError
 
-BOUNDED = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+BOUNDED = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 JSON_VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-5, 1 << 40) | st.floats() | st.text(max_size=6) | st.just("1.png"),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["id", "name", "file_name"]), inner),

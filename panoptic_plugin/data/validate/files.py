@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import BinaryIO
 
+import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from panoptic_plugin.data.integrity import IMAGE_FORMATS, Damage, ends_properly, find_damage
-from panoptic_plugin.data.reading import ORIENTATION, id_pixels
+from panoptic_plugin.data.reading import ORIENTATION
 from panoptic_plugin.data.validate.source import FULL, Settings
 
 HEAD, TAIL = 16 * 1024, 4 * 1024  # bytes that tell files of one length apart, when nothing is decoded
@@ -118,27 +119,45 @@ def _check_mode(mode: str, report: Report, kind: str) -> bool:
 
 
 def _decode(file: BinaryIO, image: Image.Image, report: Report, kind: str) -> Probe | None:
-    damage = _byte_damage(file)
+    file.seek(0)
+    content = file.read()
+    damage = find_damage(content)
+    pixels = None
     if damage is None:
         try:
-            file.seek(0)
-            image.load()
+            pixels = _pixels(content, image)
         except Exception as error:
             code = "truncated" if "truncated" in str(error) else "damaged"
             damage = Damage(code, f"{type(error).__name__}: {error}")
-    if damage:
-        report(damage.code, damage.reason, "a whole file")
+    if damage or pixels is None:
+        report(damage.code if damage else "damaged", damage.reason if damage else "no pixels", "a whole file")
         return None
-    ids = id_pixels(image) if kind == PANOPTIC else None
-    size = (image.height, image.width)
-    fingerprint = (*size, *_checksums(image)) if kind == IMAGE else ()
-    return Probe(size, _orientation(image), fingerprint, ids)
+    ids = _ids(pixels) if kind == PANOPTIC else None
+    fingerprint = (*pixels.shape, zlib.crc32(pixels), zlib.adler32(pixels)) if kind == IMAGE else ()
+    return Probe((image.height, image.width), _orientation(image), fingerprint, ids)
 
 
-def _checksums(image: Image.Image) -> tuple[int, int]:
-    """Two sums of the pixels; together they are equal by chance once in 10**19 pairs."""
-    pixels = image.tobytes()
-    return zlib.crc32(pixels), zlib.adler32(pixels)
+def _pixels(content: bytes, image: Image.Image) -> np.ndarray:
+    """Pixels as stored, uint8 (H, W) or (H, W, 3) in BGR order; Pillow's error where they cannot be decoded.
+
+    OpenCV decodes the usual files, because it lets other threads run meanwhile, which Pillow does not. What it
+    refuses or reads in another way is left to Pillow.
+    """
+    if image.format in ("PNG", "JPEG") and image.mode in ("L", "RGB"):
+        decoded = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+        shape = (image.height, image.width, 3)[: 3 if image.mode == "RGB" else 2]
+        if decoded is not None and decoded.dtype == np.uint8 and decoded.shape == shape:
+            return decoded
+    with Image.open(io.BytesIO(content), formats=IMAGE_FORMATS) as whole:
+        pixels = np.asarray(whole if whole.mode in ("L", "RGB") else whole.convert("RGB"))
+    return np.ascontiguousarray(pixels[..., ::-1] if pixels.ndim == 3 else pixels)
+
+
+def _ids(bgr: np.ndarray) -> np.ndarray:
+    """Ids of a panoptic label, uint32 (H, W): R + 256 G + 65536 B."""
+    four_bytes = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGBA)
+    four_bytes[..., 3] = 0
+    return four_bytes.view("<u4")[..., 0]
 
 
 def _byte_damage(file: BinaryIO) -> Damage | None:
