@@ -28,8 +28,7 @@ def load_cityscapes_panoptic(name: str) -> list[dict[str, Any]]:
     if not (os.path.isfile(metadata.panoptic_json) and os.path.isdir(metadata.panoptic_root)):
         raise DatasetError(
             f"{name}: {metadata.panoptic_json} and the folder {metadata.panoptic_root} must both exist. Write them "
-            "with: python -m cityscapesscripts.preparation.createPanopticImgs --dataset-folder "
-            f"{os.path.dirname(metadata.panoptic_json)} --set-names {os.path.basename(metadata.gt_dir)}"
+            f"with: panoptic data prepare cityscapes --root {Path(metadata.panoptic_json).parents[2]}"
         )
     records = load_records(metadata.panoptic_json, metadata.image_root, metadata.panoptic_root, metadata.as_dict())
     for record in records:
@@ -54,8 +53,7 @@ def load_cityscapes_semantic(name: str) -> list[dict[str, Any]]:
     if missing:
         raise DatasetError(
             f"{name}: {len(missing)} label files are missing, the first is {missing[0]}. Write them with: "
-            f"CITYSCAPES_DATASET={Path(metadata.image_dir).parents[1]} "
-            "python -m cityscapesscripts.preparation.createTrainIdLabelImgs"
+            f"panoptic data prepare cityscapes --root {Path(metadata.image_dir).parents[2]}"
         )
     return records
 

@@ -236,10 +236,10 @@ def test_cityscapes_from_disk(builtin_root):
     semantic = DatasetCatalog.get("cityscapes_fine_sem_seg_train")
     assert semantic[0]["sem_seg_file_name"] == records[0]["sem_seg_file_name"]
     next((folder / "gtFine" / "train").glob("*/*labelTrainIds.png")).unlink()
-    with pytest.raises(DatasetError, match="1 label files are missing.*createTrainIdLabelImgs"):
+    with pytest.raises(DatasetError, match="1 label files are missing.*panoptic data prepare cityscapes"):
         DatasetCatalog.get("cityscapes_fine_sem_seg_train")
     (folder / "gtFine" / "cityscapes_panoptic_val.json").unlink()
-    with pytest.raises(DatasetError, match="createPanopticImgs --dataset-folder .*gtFine --set-names val"):
+    with pytest.raises(DatasetError, match="panoptic data prepare cityscapes --root"):
         DatasetCatalog.get("cityscapes_fine_panoptic_val")
 
 
