@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from detectron2.projects.panoptic_deeplab.post_processing import get_panoptic_segmentation
@@ -52,9 +53,12 @@ def literal(labels, heatmap, offsets, *, thing_ids, stuff_area, threshold, nms_k
 
 
 def literal_nearest(centers, targets):
-    """First of the nearest centers (K, 2) to the targets (2, ...)."""
-    squared = [(y - targets[0]) ** 2 + (x - targets[1]) ** 2 for y, x in centers.float()]
-    return torch.stack(squared).sqrt().argmin(dim=0)
+    """First of the nearest centers (K, 2) to the targets (2, ...).
+
+    NumPy rounds roots correctly, as the reduction behind ``torch.norm`` does; ``torch.sqrt`` may be off by one place.
+    """
+    squared = torch.stack([(y - targets[0]) ** 2 + (x - targets[1]) ** 2 for y, x in centers.float()])
+    return torch.from_numpy(np.sqrt(squared.numpy())).argmin(dim=0)
 
 
 def make_labels(kind, size, generator):
@@ -141,6 +145,7 @@ def test_nearest_center_with_ties(seed, num_centers, side, layout):
     targets[:, ::5] += torch.randn((2, 800), generator=generator) * 1e-4
     found = nearest_center(centers.float(), targets[0], targets[1])
     assert torch.equal(found.long(), literal_nearest(centers, targets))
+    assert torch.equal(found.long(), torch.norm(centers[:, None] - targets.T, dim=-1).argmin(dim=0))
 
 
 @pytest.mark.parametrize("num_classes", [NUM_CLASSES, 300])
