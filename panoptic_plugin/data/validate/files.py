@@ -72,8 +72,8 @@ def _probe(file: BinaryIO, path: str, settings: Settings, report: Report, kind: 
         report("over-pixel-budget", error, f"at most {settings.max_pixels} pixels")
         return None
     except (UnidentifiedImageError, SyntaxError, OSError) as error:
-        damage = _byte_damage(file) or Damage("damaged", _without_address(error))
-        report(damage.code, damage.reason, "an image")
+        cause = _byte_damage(file) or Damage("damaged", _without_address(error))
+        report(cause.code, cause.reason, "an image")
         return None
     with image:
         if not _check_header(image, path, settings, report, kind):
@@ -133,15 +133,15 @@ def _decode(file: BinaryIO, image: Image.Image, report: Report, kind: str) -> Pr
         report(damage.code if damage else "damaged", damage.reason if damage else "no pixels", "a whole file")
         return None
     ids = _ids(pixels) if kind == PANOPTIC else None
-    fingerprint = (*pixels.shape, zlib.crc32(pixels), zlib.adler32(pixels)) if kind == IMAGE else ()
+    fingerprint = (*pixels.shape, zlib.crc32(pixels.data), zlib.adler32(pixels.data)) if kind == IMAGE else ()
     return Probe((image.height, image.width), _orientation(image), fingerprint, ids)
 
 
 def _pixels(content: bytes, image: Image.Image) -> np.ndarray:
     """Pixels as stored, uint8 (H, W) or (H, W, 3) in BGR order; Pillow's error where they cannot be decoded.
 
-    OpenCV decodes the usual files, because it lets other threads run meanwhile, which Pillow does not. What it
-    refuses or reads in another way is left to Pillow.
+    OpenCV decodes the usual files straight into an array, where Pillow needs a copy more. What OpenCV refuses or
+    reads in another way is left to Pillow.
     """
     if image.format in ("PNG", "JPEG") and image.mode in ("L", "RGB"):
         decoded = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)

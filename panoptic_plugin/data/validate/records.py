@@ -44,7 +44,7 @@ class Record:
 
     def add(self, code: str, file: str, *, found: object, expected: object, segment_id: Any = None) -> None:
         """Note a finding of this record."""
-        where = {"index": self.index, "image_id": self.image_id, "segment_id": segment_id}
+        where: dict[str, Any] = {"index": self.index, "image_id": self.image_id, "segment_id": segment_id}
         self.findings.append(make_finding(code, file, found=found, expected=expected, **where))
 
 
@@ -61,7 +61,7 @@ def check_records(source: Source, content: Mapping[str, Any]) -> tuple[list[Reco
     records = list(_usable(source.panoptic_json, annotations, images, findings))
     unused = images.keys() - {record.image_id for record in records} - _named_images(annotations)
     for image_id in [id_ for id_ in images if id_ in unused]:
-        what = {"found": f"no annotation for {images[image_id].get('file_name')!r}", "expected": "one"}
+        what: dict[str, Any] = {"found": f"no annotation for {images[image_id].get('file_name')!r}", "expected": "one"}
         findings.append(make_finding("image-without-annotation", source.panoptic_json, image_id=image_id, **what))
     _find_files(source, records)
     return records, findings

@@ -137,8 +137,9 @@ def _mended_segments(
     kept: dict[int, dict[str, Any]] = {}
     for segment in segments:
         segment_id = segment.get("id")
-        known = is_segment_id(segment_id) and segment_id in shapes and segment_id not in kept
-        if not known or segment.get("category_id") not in categories:
+        if not is_segment_id(segment_id) or segment_id not in shapes or segment_id in kept:
+            continue
+        if segment.get("category_id") not in categories:
             continue
         shape = shapes[segment_id]
         area = segment["area"] if segment.get("area") == shape.area else shape.area

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 from panoptic_plugin.data.validate.finding import Finding, make_finding
 from panoptic_plugin.data.validate.records import Record
@@ -33,12 +33,12 @@ def check_segments(path: str, record: Record, categories: Mapping[int, Mapping[s
     _check_number(path, record, categories, settings)
 
 
-def is_segment_id(value: Any) -> bool:
+def is_segment_id(value: Any) -> TypeGuard[int]:
     """Whether a PNG can hold this id: 1 to 2**24 - 1; 0 is void."""
     return _is_int(value) and 1 <= value <= LARGEST_ID
 
 
-def _is_int(value: Any) -> bool:
+def _is_int(value: Any) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
 
 

@@ -70,10 +70,10 @@ def source_of(name: str) -> Source | None:
             "--config-file, or give --json, --images and --panoptic"
         )
     metadata = MetadataCatalog.get(name)
-    paths = [metadata.get(key) for key in ("panoptic_json", "image_root", "panoptic_root")]
-    if not all(paths):
+    panoptic_json, images, labels = (metadata.get(key) for key in ("panoptic_json", "image_root", "panoptic_root"))
+    if not (panoptic_json and images and labels):
         return None
-    return Source(name, *map(str, paths), semantic_root=metadata.get("sem_seg_root"))
+    return Source(name, str(panoptic_json), str(images), str(labels), metadata.get("sem_seg_root"))
 
 
 def settings_of(cfg, depth: str = FULL, num_workers: int | None = None) -> Settings:
