@@ -43,12 +43,15 @@ def mean_probability(
     return total / torch.bincount(instances, minlength=num_instances).clamp(min=1)
 
 
-def instances_of_panoptic(panoptic: torch.Tensor, segments: Sequence[dict[str, Any]]) -> Instances:
+def instances_of_panoptic(
+    panoptic: torch.Tensor, segments: Sequence[dict[str, Any]], thing_pixels: torch.Tensor | None = None
+) -> Instances:
     """The thing segments as Detectron2's ``Instances``.
 
     Args:
         panoptic: int64 (H, W) panoptic ids, -1 or more.
         segments: dicts with id, category_id, isthing, score.
+        thing_pixels: int64 (P,) positions y * W + x among which all those of things are, where they are known.
 
     Returns:
         ``Instances`` of size (H, W), in the order of ``segments``, with pred_classes int64 (N,), pred_masks bool
@@ -57,7 +60,7 @@ def instances_of_panoptic(panoptic: torch.Tensor, segments: Sequence[dict[str, A
     device, (height, width) = panoptic.device, panoptic.shape
     things = [segment for segment in segments if segment["isthing"]]
     ids = torch.tensor([segment["id"] for segment in things], dtype=torch.int64, device=device)
-    pixels, owners = _pixels_of_ids(panoptic, ids)
+    pixels, owners = _pixels_of_ids(panoptic, ids, thing_pixels)
     masks = _empty_masks((len(things), height, width), device)
     masks.view(-1)[owners * (height * width) + pixels] = True
     result = Instances((height, width))
@@ -68,16 +71,19 @@ def instances_of_panoptic(panoptic: torch.Tensor, segments: Sequence[dict[str, A
     return result
 
 
-def _pixels_of_ids(panoptic: torch.Tensor, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _pixels_of_ids(
+    panoptic: torch.Tensor, ids: torch.Tensor, among: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Positions y * W + x of all pixels that have one of the ids, and which: int64 (P,), 0 to len(ids) - 1."""
     if len(ids) == 0:
         return ids, ids
     # Entry 0 is for void, the last one for all ids above those wanted.
     owner_of = torch.full((int(ids.max()) + 3,), -1, dtype=torch.int16, device=ids.device)
     owner_of[ids + 1] = torch.arange(len(ids), dtype=torch.int16, device=ids.device)
-    owners = owner_of.index_select(0, (panoptic.reshape(-1) + 1).clamp_(max=len(owner_of) - 1).int())
-    pixels = pixels_of(owners.view(panoptic.shape) >= 0)
-    return pixels, owners.index_select(0, pixels).long()
+    found = panoptic.reshape(-1) if among is None else panoptic.reshape(-1).index_select(0, among)
+    owners = owner_of.index_select(0, (found + 1).clamp_(max=len(owner_of) - 1).int())
+    kept = pixels_of(owners >= 0)
+    return (kept if among is None else among.index_select(0, kept)), owners.index_select(0, kept).long()
 
 
 def _empty_masks(shape: tuple[int, int, int], device: torch.device) -> torch.Tensor:

@@ -24,7 +24,7 @@ def look_up(table: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 
 def pixels_of(mask: torch.Tensor) -> torch.Tensor:
-    """Positions y * W + x of the pixels of a mask bool (H, W): int64 (P,), ascending."""
+    """Positions y * W + x of the pixels of a mask bool (H, W) or (H * W,): int64 (P,), ascending."""
     if mask.device.type != "cpu":
         return mask.flatten().nonzero()[:, 0]
     return torch.from_numpy(np.flatnonzero(mask.numpy()))

@@ -7,19 +7,18 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import cv2
-import numpy as np
 import torch
 from torch.nn import functional as F
 
 from panoptic_plugin.postprocessing.pixels import compact_labels, look_up, pixels_of
 from panoptic_plugin.postprocessing.resize import to_output_size
+from panoptic_plugin.postprocessing.semantic_cells import classify_cells, first_highest
 
 # Logits worked on at a time: what fits a second- or third-level cache, and bounds the memory.
 LOGITS_AT_A_TIME = 1 << 20
-# The lead of one class over another differs between two float32 interpolations by less than this, relative to the
-# largest logit (worst case 1e-6).
-ROUNDING = 4e-6
+
+# Pixels up to which an image is little to PyTorch's interpolation.
+SMALL_AREA = 4096
 
 
 class SemanticLogits:
@@ -35,36 +34,37 @@ class SemanticLogits:
         self.logits = logits.detach().float()
         self.stride = stride
         self.num_classes = logits.shape[0]
-        self.largest = float(self.logits.abs().max()) if stride > 1 else 0.0
         self.size = size or (logits.shape[1] * stride, logits.shape[2] * stride)
 
-    def window(self, rows: slice, columns: slice, classes: slice = slice(None)) -> torch.Tensor:
-        """A part of ``F.interpolate(logits, scale_factor=stride, mode="bilinear")``, bit for bit.
+    def rows(self, rows: slice, classes: slice = slice(None)) -> torch.Tensor:
+        """Rows of ``F.interpolate(logits, scale_factor=stride, mode="bilinear")``, bit for bit.
 
         Args:
-            rows: start and stop, both multiples of the stride, within the image.
-            columns: the same.
+            rows: start and stop; the start is a multiple of the stride.
             classes: which of them.
 
         Returns:
-            float32 (classes, rows, columns).
+            float32 (classes, rows, W).
         """
         if self.stride == 1:
-            return self.logits[classes, rows, columns]
+            return self.logits[classes, rows, : self.size[1]]
         # One more on each side, except at the image border, which interpolation treats in its own way.
-        (top, kept_rows), (left, kept_columns) = self.with_border(rows), self.with_border(columns)
-        part = self.logits[classes, top, left]
-        return F.interpolate(part[None], scale_factor=self.stride, mode="bilinear")[0, :, kept_rows, kept_columns]
-
-    def with_border(self, part: slice) -> tuple[slice, slice]:
-        """(Logits that the part of the image depends on, the part in what they are enlarged to), along one axis."""
-        start = max(part.start // self.stride - 1, 0)
-        stop = -(-part.stop // self.stride) + 1
-        return slice(start, stop), slice(part.start - start * self.stride, part.stop - start * self.stride)
+        start, stop = max(rows.start // self.stride - 1, 0), -(-rows.stop // self.stride) + 1
+        # PyTorch enlarges little images and those of three channels by other code, which rounds differently.
+        few = SMALL_AREA // (self.logits.shape[2] * self.stride**2) + 1
+        start, stop = max(min(start, self.logits.shape[1] - few), 0), max(stop, start + few)
+        is_small = self.logits[0].numel() * self.stride**2 <= SMALL_AREA
+        if is_small or self.num_classes == 3:
+            part, chosen = self.logits[:, start:stop], classes
+        else:
+            part, chosen = self.logits[classes, start:stop], slice(None)
+        enlarged = F.interpolate(part[None], scale_factor=self.stride, mode="bilinear")[0]
+        kept = slice(rows.start - start * self.stride, rows.stop - start * self.stride)
+        return enlarged[chosen, kept, : self.size[1]]
 
     def whole(self, classes: slice = slice(None)) -> torch.Tensor:
         """float32 (classes, H, W)."""
-        return self.window(slice(0, self.size[0]), slice(0, self.size[1]), classes)
+        return self.rows(slice(0, self.size[0]), classes)
 
 
 def logits_of_result(
@@ -107,6 +107,8 @@ def classify(logits: SemanticLogits, is_thing: torch.Tensor) -> SemanticMap:
         logits: of the image.
         is_thing: bool (C,).
     """
+    if logits.stride > 1 and logits.logits.device.type == "cpu":
+        return SemanticMap(*map(torch.from_numpy, classify_cells(logits, is_thing.numpy())))
     height, width = logits.size
     rows = max(1, LOGITS_AT_A_TIME // (logits.num_classes * width * logits.stride)) * logits.stride
     bands = [slice(start, min(start + rows, height)) for start in range(0, height, rows)]
@@ -118,63 +120,13 @@ def classify(logits: SemanticLogits, is_thing: torch.Tensor) -> SemanticMap:
 
 def _classify_band(logits: SemanticLogits, is_thing: torch.Tensor, band: slice) -> SemanticMap:
     """As :func:`classify`, for some rows; positions count from the first of them."""
-    columns = slice(0, logits.size[1])
-    if logits.logits.device.type != "cpu":
-        values = logits.window(band, columns)
-        labels = compact_labels(values.argmax(dim=0), logits.num_classes)
+    values = logits.rows(band)
+    if values.device.type == "cpu":
+        labels = torch.from_numpy(first_highest(values.numpy())[0])
     else:
-        values, labels = _labels_on_cpu(logits, band)
+        labels = compact_labels(values.argmax(dim=0), logits.num_classes)
     pixels = pixels_of(look_up(is_thing, labels))
     at_pixels = values.reshape(logits.num_classes, -1).index_select(1, pixels)
     top = at_pixels.amax(dim=0)
     log_sum = at_pixels.sub_(top).exp_().sum(dim=0).log_().add_(top)
     return SemanticMap(labels, pixels, top, log_sum)
-
-
-def _labels_on_cpu(logits: SemanticLogits, band: slice) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits (C, rows, W), perhaps rounded differently, and exact labels of a band.
-
-    OpenCV interpolates several times as fast as PyTorch and rounds differently. Only where that could change which
-    class is the highest, PyTorch's values decide.
-    """
-    width = logits.size[1]
-    if logits.stride == 1:
-        values = logits.window(band, slice(0, width)).numpy()
-        return torch.from_numpy(values), torch.from_numpy(_first_highest(values)[0])
-    values = _resize(logits, band)
-    labels, lead = _first_highest(values)
-    uncertain = (lead <= ROUNDING * logits.largest).any(axis=0).nonzero()[0]
-    if len(uncertain):
-        stride = logits.stride
-        columns = slice(int(uncertain[0]) // stride * stride, int(uncertain[-1]) + 1)
-        exact = logits.window(band, columns).numpy()
-        labels[:, columns] = _first_highest(exact)[0]
-    return torch.from_numpy(values), torch.from_numpy(labels)
-
-
-def _resize(logits: SemanticLogits, band: slice) -> np.ndarray:
-    """float32 (C, rows, W): as ``logits.window``, rounded differently."""
-    source, kept = logits.with_border(band)
-    part = logits.logits[:, source].numpy()
-    size = (part.shape[2] * logits.stride, part.shape[1] * logits.stride)
-    values = np.empty((len(part), band.stop - band.start, logits.size[1]), dtype=np.float32)
-    for channel, enlarged in zip(part, values, strict=True):
-        enlarged[:] = cv2.resize(channel, size, interpolation=cv2.INTER_LINEAR)[kept, : logits.size[1]]
-    return values
-
-
-def _first_highest(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """First of the highest along axis 0, and its lead over the second highest value (0 where there are several).
-
-    One class after the other is three times as fast as ``argmax``, which jumps through the memory.
-    """
-    label_type = np.uint8 if len(values) <= 256 else np.int64
-    highest, labels = values[0].copy(), np.zeros(values.shape[1:], dtype=label_type)
-    second, lower = np.full_like(highest, -np.inf), np.empty_like(highest)
-    for category in range(1, len(values)):
-        higher = (values[category] > highest).view(np.uint8)
-        np.maximum(labels, higher * label_type(category), out=labels)
-        np.minimum(highest, values[category], out=lower)
-        np.maximum(second, lower, out=second)
-        np.maximum(highest, values[category], out=highest)
-    return labels, highest - second

@@ -179,7 +179,9 @@ class PluginPanopticDeepLab(PanopticSystem):
             **self.postprocessing_arguments,
         )
         shown = source.whole() if self.return_logits else semantic.labels
-        return panoptic_output(shown, panoptic, segments, predict_instances=self.predict_instances)
+        return panoptic_output(
+            shown, panoptic, segments, predict_instances=self.predict_instances, thing_pixels=semantic.pixels
+        )
 
 
 def _check_config(cfg: CfgNode, label_divisor: int) -> None:

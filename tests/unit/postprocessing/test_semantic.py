@@ -27,6 +27,18 @@ def test_labels_equal_argmax_of_interpolated_logits(monkeypatch, stride, size, v
     torch.testing.assert_close(found.log_sum, large.logsumexp(0).view(-1)[things])
 
 
+@pytest.mark.parametrize("num_classes", [2, 3, 5])
+@pytest.mark.parametrize("size", [(40, 70), (70, 18), (9, 300), (9, 20), (16, 16)])
+def test_close_logits_of_larger_images(num_classes, size):
+    """Logits that differ in the last places only: every rounding decides somewhere."""
+    logits = 8 + torch.randn(num_classes, *size) * 2e-6
+    large = F.interpolate(logits[None], scale_factor=4, mode="bilinear")[0]
+    found = classify(SemanticLogits(logits, stride=4), torch.ones(num_classes, dtype=torch.bool))
+    assert torch.equal(found.labels.long(), large.argmax(0))
+    rows = slice(12, min(31, large.shape[1]))
+    assert torch.equal(SemanticLogits(logits, stride=4).rows(rows), large[:, rows])
+
+
 def test_more_classes_than_a_byte_holds():
     logits = torch.randn(300, 3, 4)
     found = classify(SemanticLogits(logits), torch.ones(300, dtype=torch.bool))
