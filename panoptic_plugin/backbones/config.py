@@ -16,3 +16,16 @@ def add_backbone_config(cfg: CfgNode) -> None:
     cfg.MODEL.HRNET.MODULES = [1, 4, 3]
     # Residual blocks in each branch of a module.
     cfg.MODEL.HRNET.BLOCKS = 4
+
+
+def with_backbone_keys(cfg: CfgNode) -> CfgNode:
+    """``cfg`` itself where it holds the keys of :func:`add_backbone_config`, else a copy with their defaults.
+
+    A script with Detectron2's own ``get_cfg`` can so name our backbones without knowing our keys.
+    """
+    if "HRNET" in cfg.MODEL and "BN_EPS" in cfg.MODEL.RESNETS:
+        return cfg
+    complete = cfg.clone()
+    complete.defrost()
+    add_backbone_config(complete)
+    return complete

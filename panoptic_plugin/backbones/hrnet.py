@@ -21,6 +21,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import nn
 
+from panoptic_plugin.backbones.config import with_backbone_keys
 from panoptic_plugin.backbones.stages import FEATURES, check_out_features, freeze_stages
 from panoptic_plugin.errors import ConfigError
 from panoptic_plugin.layers.norm import init_conv, make_norm
@@ -175,6 +176,7 @@ class HRNet(Backbone):
 
     @classmethod
     def from_config(cls, cfg, input_shape: ShapeSpec) -> dict[str, Any]:
+        cfg = with_backbone_keys(cfg)
         resnets = cfg.MODEL.RESNETS
         if resnets.DEPTH in RESNET_DEPTHS:
             raise ConfigError(f"MODEL.RESNETS.DEPTH is {resnets.DEPTH}, the depth of a ResNet; d2_hrnet reads its "

@@ -22,6 +22,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import nn
 
+from panoptic_plugin.backbones.config import with_backbone_keys
 from panoptic_plugin.backbones.stages import check_out_features, freeze_stages
 from panoptic_plugin.errors import ConfigError
 from panoptic_plugin.layers.norm import init_conv, make_norm
@@ -140,6 +141,7 @@ class Xception65(Backbone):
 
     @classmethod
     def from_config(cls, cfg, input_shape: ShapeSpec) -> dict[str, Any]:
+        cfg = with_backbone_keys(cfg)
         resnets = cfg.MODEL.RESNETS
         dilations = (resnets.RES4_DILATION, resnets.RES5_DILATION)
         if dilations not in OUTPUT_STRIDES:

@@ -10,9 +10,15 @@ from typing import Any
 from panoptic_plugin.config import load_config
 from panoptic_plugin.data.catalog import register_custom_datasets
 from panoptic_plugin.data.convert.staging import Staging
-from panoptic_plugin.data.show import dataset_from_files, draw_sample, pick, registered_dataset, write_pictures
-from panoptic_plugin.data.show_html import html_page
 from panoptic_plugin.errors import DatasetError
+from panoptic_plugin.reports.dataset_page import html_page
+from panoptic_plugin.reports.dataset_samples import (
+    dataset_from_files,
+    draw_sample,
+    pick,
+    registered_dataset,
+    write_pictures,
+)
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:

@@ -107,7 +107,7 @@ class PluginPanopticDeepLab(PanopticSystem):
             "nms_kernel": system.NMS_KERNEL,
             "top_k": system.TOP_K_INSTANCE,
             "predict_instances": system.PREDICT_INSTANCES,
-            "return_logits": system.RETURN_LOGITS,
+            "return_logits": system.get("RETURN_LOGITS", True),
         }
 
     def forward(self, batched_inputs: Batch) -> dict[str, torch.Tensor] | list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from html import escape
 import numpy as np
 from PIL import Image
 
-from panoptic_plugin.data.show import Sample, ShownSegment
+from panoptic_plugin.reports.dataset_samples import Sample, ShownSegment
 
 STYLE = """
 :root { color-scheme: light dark; --line: #8884; --faint: #767676; }

@@ -11,9 +11,9 @@ from panoptic_sets import write_set
 from PIL import Image
 
 from panoptic_plugin.cli.data import main
-from panoptic_plugin.data.show import dataset_from_files, draw_sample, pick
-from panoptic_plugin.data.show_html import html_page
 from panoptic_plugin.errors import DatasetError
+from panoptic_plugin.reports.dataset_page import html_page
+from panoptic_plugin.reports.dataset_samples import dataset_from_files, draw_sample, pick
 
 
 @pytest.fixture

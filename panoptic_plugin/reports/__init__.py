@@ -1,0 +1,1 @@
+"""Pictures and pages about datasets and runs, made to be looked at."""
