@@ -49,6 +49,8 @@ def _add_common_keys(cfg: CfgNode) -> None:
     cfg.INPUT.TARGET_GENERATOR = "panoptic_deeplab"
     # Random brightness, contrast and saturation, each within +-20 %.
     cfg.INPUT.COLOR_JITTER = False
+    # Share of the training samples that get objects of another training image pasted in.
+    cfg.INPUT.COPY_PASTE_PROB = 0.0
     # Random quarter turns, for images without an up side (microscopy, aerial photos).
     cfg.INPUT.ROTATE90 = False
     # Precision of autocast where SOLVER.AMP.ENABLED: "float16" (CUDA only) or "bfloat16".

@@ -41,11 +41,12 @@ def build_train_loader(cfg) -> Any:
             f"SOLVER.IMS_PER_BATCH is {batch}, which does not split over {processes} processes; "
             f"use a multiple of {processes}"
         )
-    mapper = PanopticMapper(cfg, is_train=True)
-    if cfg.DATASETS.ON_BAD_SAMPLE == RAISE:
-        return build_detection_train_loader(cfg, mapper=mapper)
     records = get_detection_dataset_dicts(cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS)
-    mapper = with_policy(mapper, records, cfg, is_main=is_main_process())
+    # As one block of bytes, which worker processes share.
+    donors = DatasetFromList(records, copy=False) if cfg.INPUT.COPY_PASTE_PROB else None
+    mapper = PanopticMapper(cfg, is_train=True, records=donors)
+    if cfg.DATASETS.ON_BAD_SAMPLE != RAISE:
+        mapper = with_policy(mapper, records, cfg, is_main=is_main_process())
     return build_detection_train_loader(cfg, mapper=mapper, dataset=records)
 
 

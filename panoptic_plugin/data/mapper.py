@@ -13,13 +13,14 @@ from detectron2.config import configurable
 from detectron2.data import MetadataCatalog
 from detectron2.data import transforms as T
 
+from panoptic_plugin.data.copy_paste import CopyPaste, paste_instances
 from panoptic_plugin.data.integrity import DEFAULT_MAX_PIXELS
 from panoptic_plugin.data.panoptic_json import IGNORE_LABEL
 from panoptic_plugin.data.reading import read_image, read_label, stored_size
 from panoptic_plugin.data.transforms import PanopticAugInput, build_augmentations
 from panoptic_plugin.errors import ConfigError, DatasetError
 from panoptic_plugin.registry import TARGET_GENERATOR_REGISTRY, lookup
-from panoptic_plugin.structures import rgb_to_ids
+from panoptic_plugin.structures import ids_to_rgb, rgb_to_ids
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +35,7 @@ class PanopticMapper:
         target_generator: ``(panoptic_ids, segments_info) -> targets``; None at test time.
         takes_semantic_labels: a dataset that has semantic labels only will do.
         max_pixels: larger images and labels are refused before they are decoded.
+        copy_paste: objects of other training images are put into samples; None does not.
     """
 
     @configurable
@@ -46,6 +48,7 @@ class PanopticMapper:
         target_generator: Callable[..., dict[str, Any]] | None,
         takes_semantic_labels: bool = False,
         max_pixels: int = DEFAULT_MAX_PIXELS,
+        copy_paste: CopyPaste | None = None,
     ):
         self.is_train = is_train
         self.augmentations = T.AugmentationList(augmentations)
@@ -53,10 +56,14 @@ class PanopticMapper:
         self.target_generator = target_generator
         self.takes_semantic_labels = takes_semantic_labels
         self.max_pixels = max_pixels
+        self.copy_paste = copy_paste
         logger.info("Augmentations in %s: %s", "training" if is_train else "inference", list(augmentations))
 
     @classmethod
-    def from_config(cls, cfg, is_train: bool = True) -> dict[str, Any]:
+    def from_config(
+        cls, cfg, is_train: bool = True, records: Sequence[dict[str, Any]] | None = None
+    ) -> dict[str, Any]:
+        """``records``: the training images, needed where INPUT.COPY_PASTE_PROB is above 0."""
         metadata = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]) if is_train else None
         ignore_label = metadata.get("ignore_label", IGNORE_LABEL) if metadata else IGNORE_LABEL
         name = cfg.INPUT.TARGET_GENERATOR
@@ -68,6 +75,7 @@ class PanopticMapper:
             "target_generator": make_generator(cfg, metadata) if is_train else None,
             "takes_semantic_labels": name == "semantic",
             "max_pixels": cfg.INPUT.MAX_IMAGE_PIXELS,
+            "copy_paste": _copy_paste(cfg.INPUT.COPY_PASTE_PROB, records, metadata),
         }
 
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
@@ -84,23 +92,44 @@ class PanopticMapper:
             DatasetError: a file is missing, damaged or of the wrong size.
             ConfigError: the targets need a panoptic label and the dataset has none.
         """
-        image = read_image(dataset_dict["file_name"], self.image_format, max_pixels=self.max_pixels)
-        _check_size(dataset_dict, image)
-        height, width = image.shape[:2]
-        label, segments_info = self._read_label(dataset_dict, (height, width)) if self.is_train else (None, ())
-        aug_input = PanopticAugInput(image, label, segments_info)
-        self.augmentations(aug_input)
-        channels_first = np.ascontiguousarray(aug_input.image.transpose(2, 0, 1))
+        image, label, segments_info, (height, width) = self._augmented(dataset_dict)
+        donor = self.copy_paste.draw_donor() if self.copy_paste else None
+        if donor is not None:
+            image, label, segments_info = self._with_pasted(image, label, segments_info, donor)
         sample = {
             "file_name": dataset_dict["file_name"],
             "image_id": dataset_dict.get("image_id", dataset_dict["file_name"]),
             "height": height,
             "width": width,
-            "image": torch.from_numpy(channels_first),
+            "image": torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))),
         }
         if self.is_train:
-            sample.update(self._targets(aug_input.sem_seg, segments_info))
+            sample.update(self._targets(label, segments_info))
         return sample
+
+    def _augmented(self, dataset_dict: dict[str, Any]) -> tuple[np.ndarray, Any, Any, tuple[int, int]]:
+        """Image, label (None at test time) and segments after the augmentations, and (height, width) before them."""
+        image = read_image(dataset_dict["file_name"], self.image_format, max_pixels=self.max_pixels)
+        _check_size(dataset_dict, image)
+        size = (image.shape[0], image.shape[1])
+        label, segments_info = self._read_label(dataset_dict, size) if self.is_train else (None, ())
+        aug_input = PanopticAugInput(image, label, segments_info)
+        self.augmentations(aug_input)
+        return aug_input.image, aug_input.sem_seg, segments_info, size
+
+    def _with_pasted(
+        self, image: np.ndarray, label: np.ndarray, segments_info: Any, donor: dict[str, Any]
+    ) -> tuple[np.ndarray, np.ndarray, Any]:
+        """Image, label and segments with some objects of the donor, which is augmented by itself."""
+        donor_image, donor_label, donor_segments, _ = self._augmented(donor)
+        if label.ndim == 2 or donor_label.ndim == 2:
+            raise ConfigError("INPUT.COPY_PASTE_PROB needs panoptic labels; set it to 0 for a semantic dataset")
+        assert self.copy_paste is not None
+        chosen = self.copy_paste.choose(donor_segments)
+        image, ids, segments = paste_instances(
+            image, rgb_to_ids(label), segments_info, donor_image, rgb_to_ids(donor_label), chosen
+        )
+        return image, ids_to_rgb(ids), segments
 
     def _read_label(self, dataset_dict: dict[str, Any], size: tuple[int, int]) -> tuple[np.ndarray, Any]:
         """The panoptic label (H, W, 3) and its segments; or the semantic label (H, W) of a set without panoptic."""
@@ -119,6 +148,15 @@ class PanopticMapper:
             return {"sem_seg": torch.from_numpy(label.astype(np.int64))}
         assert self.target_generator is not None
         return self.target_generator(rgb_to_ids(label), segments_info)
+
+
+def _copy_paste(probability: float, records: Sequence[dict[str, Any]] | None, metadata: Any) -> CopyPaste | None:
+    if not 0 <= probability <= 1:
+        raise ConfigError(f"INPUT.COPY_PASTE_PROB is {probability}, expected a share from 0 to 1")
+    if not probability or not records or metadata is None:
+        return None
+    things = metadata.get("thing_dataset_id_to_contiguous_id", {})
+    return CopyPaste(probability=probability, records=records, thing_ids=frozenset(things.values()))
 
 
 def _check_size(dataset_dict: dict[str, Any], image: np.ndarray) -> None:
