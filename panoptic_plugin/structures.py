@@ -7,10 +7,12 @@ colour, ``R + 256 G + 65536 B``, and 0 is void.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 VOID = -1
 
@@ -67,6 +69,34 @@ def rgb_to_ids(rgb: np.ndarray) -> np.ndarray:
     """Colours of COCO's panoptic PNG, uint8 (H, W, 3) in RGB order, to int32 ids (H, W)."""
     channels = rgb.astype(np.int32)
     return channels[..., 0] + (channels[..., 1] << 8) + (channels[..., 2] << 16)
+
+
+def number_pixels(
+    ids: np.ndarray, segment_ids: Sequence[int], last: int | None = None, dtype: DTypeLike = np.intp
+) -> np.ndarray:
+    """Each pixel's position in ``segment_ids``, from 1; 0 for other ids.
+
+    Args:
+        ids: int (H, W), any values below 2**24 or so: a table of their range is looked up.
+        segment_ids: N ids.
+        last: an id that gets the number N + 1 unless it is one of ``segment_ids``.
+        dtype: of the result; it must hold N + 1.
+
+    Returns:
+        (H, W) of ``dtype``.
+    """
+    if not ids.size:
+        return np.zeros(ids.shape, dtype=dtype)
+    lowest, highest = min(int(ids.min()), 0), int(ids.max())
+    # np.zeros hands out untouched pages, so a range of 16 million ids costs only the few that are looked up.
+    # A negative id counts from the end of the table, as an index does.
+    table = np.zeros(max(highest, -1) + 1 - lowest, dtype=dtype)
+    if last is not None and lowest <= last <= highest:
+        table[last] = len(segment_ids) + 1
+    for number, segment_id in enumerate(segment_ids, start=1):
+        if lowest <= segment_id <= highest:
+            table[segment_id] = number
+    return table[ids]
 
 
 @dataclass

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 
 from panoptic_plugin.errors import DatasetError
-from panoptic_plugin.evaluation.pq import number_pixels
+from panoptic_plugin.structures import number_pixels
 
 
 @dataclass

@@ -16,7 +16,7 @@ from pycocotools import mask as coco_mask
 from panoptic_plugin.errors import DatasetError
 from panoptic_plugin.evaluation.ground_truth import Truth
 from panoptic_plugin.evaluation.panoptic import check_size
-from panoptic_plugin.evaluation.pq import number_pixels
+from panoptic_plugin.structures import number_pixels
 
 NAN = float("nan")
 

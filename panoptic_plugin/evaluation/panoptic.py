@@ -16,7 +16,7 @@ from panoptic_plugin.errors import DatasetError
 from panoptic_plugin.evaluation import pq
 from panoptic_plugin.evaluation.ground_truth import PanopticGroundTruth, Truth
 from panoptic_plugin.evaluation.report import replace_file
-from panoptic_plugin.structures import ids_to_rgb
+from panoptic_plugin.structures import ids_to_rgb, number_pixels
 
 SPLITS = (("All", ""), ("Things", "_th"), ("Stuff", "_st"))
 
@@ -140,7 +140,7 @@ class PanopticWriter:
     def count(self, truth: Truth, output: Mapping[str, Any]) -> tuple[str, str]:
         ids, segments = predicted_segments(output, self._label_divisor, truth.image_id)
         listed = [segment["id"] for segment in segments]
-        saved = pq.number_pixels(ids, listed)  # 1, 2, ...; 0 is COCO's void
+        saved = number_pixels(ids, listed)  # 1, 2, ...; 0 is COCO's void
         name = self._names[truth.image_id]
         cv2.imwrite(str(self._folder / "predictions" / name), ids_to_rgb(saved)[..., ::-1])
         annotation = {

@@ -18,6 +18,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from panoptic_plugin.structures import number_pixels
+
 Segments = Sequence[Mapping[str, Any]]
 
 
@@ -98,30 +100,6 @@ def _overlaps(
     num_rows, num_columns = len(true) + 2, len(predicted) + 1
     pairs = np.bincount((rows * num_columns + columns).ravel(), minlength=num_rows * num_columns)
     return pairs.reshape(num_rows, num_columns)
-
-
-def number_pixels(ids: np.ndarray, segment_ids: Sequence[int], last: int | None = None) -> np.ndarray:
-    """Each pixel's position in ``segment_ids``, from 1; 0 for other ids.
-
-    Args:
-        ids: int (H, W), any values below 2**24 or so: a table of their range is looked up.
-        segment_ids: N ids.
-        last: an id that gets the number N + 1 unless it is one of ``segment_ids``.
-
-    Returns:
-        intp (H, W).
-    """
-    if not ids.size:
-        return np.zeros(ids.shape, dtype=np.intp)
-    lowest, highest = int(ids.min()), int(ids.max())
-    # np.zeros hands out untouched pages, so a range of 16 million ids costs only the few that are looked up.
-    table = np.zeros(highest - lowest + 1, dtype=np.intp)
-    if last is not None and lowest <= last <= highest:
-        table[last - lowest] = len(segment_ids) + 1
-    for number, segment_id in enumerate(segment_ids, start=1):
-        if lowest <= segment_id <= highest:
-            table[segment_id - lowest] = number
-    return table[ids - lowest] if lowest else table[ids]
 
 
 def _match(overlap: np.ndarray, true: Segments, predicted: Segments) -> list[tuple[int, int, float]]:

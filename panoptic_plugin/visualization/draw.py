@@ -12,6 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from panoptic_plugin.structures import number_pixels
 from panoptic_plugin.visualization.colors import class_colors, label_table, segment_colors
 from panoptic_plugin.visualization.labels import STRETCH, Room, draw_label, find_rooms, inside_mask, text_size
 
@@ -83,15 +84,7 @@ def class_name(metadata: Any, category: int) -> str:
 
 def _number(ids: np.ndarray, segment_ids: Sequence[int]) -> np.ndarray:
     """Pixels numbered 1, 2, ... in the order of ``segment_ids``, as uint8 where that suffices, else uint16."""
-    kind = np.uint8 if len(segment_ids) < 256 else np.uint16
-    if not ids.size:
-        return np.zeros(ids.shape, kind)
-    lowest = min(int(ids.min()), 0)
-    table = np.zeros(int(ids.max()) + 1 - lowest, dtype=kind)  # a negative id counts from the end, like an index
-    for number, segment_id in enumerate(segment_ids, start=1):
-        if lowest <= segment_id < len(table) + lowest:
-            table[segment_id] = number
-    return table[ids]
+    return number_pixels(ids, segment_ids, dtype=np.uint8 if len(segment_ids) < 256 else np.uint16)
 
 
 def _paint(image: np.ndarray, numbers: np.ndarray, table: np.ndarray, alpha: float) -> np.ndarray:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from panoptic_plugin.evaluation.ground_truth import Truth
 from panoptic_plugin.evaluation.instance import CityscapesAP, CocoAP
-from panoptic_plugin.evaluation.pq import number_pixels
+from panoptic_plugin.structures import number_pixels
 
 CLASSES = ["road", "person", "car", "bus"]
 LABEL_IDS = [7, 24, 26, 28]

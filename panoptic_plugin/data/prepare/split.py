@@ -13,7 +13,8 @@ from panoptic_plugin.data.convert.panoptic_set import PanopticSet, Record, read_
 from panoptic_plugin.data.convert.parallel import in_order
 from panoptic_plugin.data.convert.report import Report, counted
 from panoptic_plugin.data.convert.staging import Staging
-from panoptic_plugin.data.panoptic_json import FolderIndex, possible_stems
+from panoptic_plugin.data.folder_index import FolderIndex
+from panoptic_plugin.data.panoptic_json import possible_stems
 from panoptic_plugin.errors import DatasetError
 
 Pair = tuple[Record, Record]
