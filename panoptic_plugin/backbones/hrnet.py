@@ -48,8 +48,9 @@ class NormTable:
     def norm(self, channels: int) -> nn.Module:
         return make_norm(self.name, channels, eps=self.eps)
 
-    def conv_norm(self, in_channels: int, out_channels: int, kernel: int = 3, *, stride: int = 1,
-                  relu: bool = False) -> nn.Sequential:
+    def conv_norm(
+        self, in_channels: int, out_channels: int, kernel: int = 3, *, stride: int = 1, relu: bool = False
+    ) -> nn.Sequential:
         """Convolution and norm under the names 0 and 1, and a ReLU where asked for."""
         layers: list[nn.Module] = [conv(in_channels, out_channels, kernel, stride), self.norm(out_channels)]
         return nn.Sequential(*layers, nn.ReLU(inplace=True)) if relu else nn.Sequential(*layers)
@@ -147,14 +148,25 @@ class HRNet(Backbone):
     """
 
     @configurable
-    def __init__(self, *, in_channels: int = 3, width: int = 48, out_features: Sequence[str] = FEATURES,
-                 modules: Sequence[int] = (1, 4, 3), blocks: int = 4, norm: str = "BN", bn_eps: float = 1e-5,
-                 freeze_at: int = 0) -> None:
+    def __init__(
+        self,
+        *,
+        in_channels: int = 3,
+        width: int = 48,
+        out_features: Sequence[str] = FEATURES,
+        modules: Sequence[int] = (1, 4, 3),
+        blocks: int = 4,
+        norm: str = "BN",
+        bn_eps: float = 1e-5,
+        freeze_at: int = 0,
+    ) -> None:
         super().__init__()
         if width < 1 or blocks < 1 or len(modules) != 3 or min(modules) < 1:
-            raise ConfigError(f"d2_hrnet got MODEL.RESNETS.DEPTH (the width) {width}, MODEL.HRNET.MODULES "
-                              f"{list(modules)} and MODEL.HRNET.BLOCKS {blocks}, expected a positive number, three "
-                              "positive numbers and a positive number; the published networks have [1, 4, 3] and 4")
+            raise ConfigError(
+                f"d2_hrnet got MODEL.RESNETS.DEPTH (the width) {width}, MODEL.HRNET.MODULES "
+                f"{list(modules)} and MODEL.HRNET.BLOCKS {blocks}, expected a positive number, three "
+                "positive numbers and a positive number; the published networks have [1, 4, 3] and 4"
+            )
         make = NormTable(norm, bn_eps)
         widths = [width << branch for branch in range(len(FEATURES))]
         self._out_features = check_out_features(out_features, "d2_hrnet")
@@ -179,8 +191,10 @@ class HRNet(Backbone):
         cfg = with_backbone_keys(cfg)
         resnets = cfg.MODEL.RESNETS
         if resnets.DEPTH in RESNET_DEPTHS:
-            raise ConfigError(f"MODEL.RESNETS.DEPTH is {resnets.DEPTH}, the depth of a ResNet; d2_hrnet reads its "
-                              "width from this key: set 18, 32 or 48")
+            raise ConfigError(
+                f"MODEL.RESNETS.DEPTH is {resnets.DEPTH}, the depth of a ResNet; d2_hrnet reads its "
+                "width from this key: set 18, 32 or 48"
+            )
         return {
             "in_channels": input_shape.channels,
             "width": resnets.DEPTH,

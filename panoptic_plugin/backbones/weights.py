@@ -105,7 +105,7 @@ def convert_state_dict(weights: Weights, layout: str | None = None) -> tuple[dic
     report = ConversionReport(name)
     candidates: dict[str, str] = {}
     for key in weights:
-        new_key = kind.rename(key[len(prefix):]) if key.startswith(prefix) else None
+        new_key = kind.rename(key[len(prefix) :]) if key.startswith(prefix) else None
         if new_key is None:
             report.dropped.append(key)
         else:
@@ -166,8 +166,9 @@ def recognise(weights: Iterable[str], layout: str | None = None) -> tuple[str, s
     if layout:
         return layout, ""
     titles = "; ".join(kind.title for kind in LAYOUTS.values())
-    raise CheckpointError(f"the keys belong to no known checkpoint (the first are {', '.join(keys[:4]) or 'none'}). "
-                          f"Known are: {titles}")
+    raise CheckpointError(
+        f"the keys belong to no known checkpoint (the first are {', '.join(keys[:4]) or 'none'}). Known are: {titles}"
+    )
 
 
 def _first_match(pattern: str, keys: Iterable[str]) -> re.Match[str] | None:
@@ -223,8 +224,11 @@ def _resnet_numbers(weights: Weights) -> tuple[int, int, int] | None:
     """Depth, groups and width of a group of a ResNet under Detectron2's names; None where they do not add up."""
     blocks = [_count(rf"^{stage}\.(\d+)\.", weights) for stage in FEATURES]
     bottleneck = "res2.0.conv3.weight" in weights
-    depths: dict[tuple[int, ...], int] = {(3, 4, 6, 3): 50, (3, 4, 23, 3): 101, (3, 8, 36, 3): 152} if bottleneck else {
-        (2, 2, 2, 2): 18, (3, 4, 6, 3): 34}
+    depths: dict[tuple[int, ...], int] = (
+        {(3, 4, 6, 3): 50, (3, 4, 23, 3): 101, (3, 8, 36, 3): 152}
+        if bottleneck
+        else {(2, 2, 2, 2): 18, (3, 4, 6, 3): 34}
+    )
     depth, middle = depths.get(tuple(blocks)), weights.get("res2.0.conv2.weight")
     if depth is None or middle is None or middle.ndim != 4:
         return None
@@ -252,21 +256,27 @@ def _count(pattern: str, keys: Iterable[str]) -> int:
 
 def _advise_hrnet(weights: Weights) -> str:
     width, modules, blocks = _hrnet_numbers(weights)
-    return (f"MODEL.BACKBONE.NAME d2_hrnet, MODEL.RESNETS.DEPTH {width}, MODEL.HRNET.MODULES {modules}, "
-            f"MODEL.HRNET.BLOCKS {blocks}, INPUT.FORMAT RGB, MODEL.PIXEL_MEAN [123.675, 116.28, 103.53], "
-            "MODEL.PIXEL_STD [58.395, 57.12, 57.375]")
+    return (
+        f"MODEL.BACKBONE.NAME d2_hrnet, MODEL.RESNETS.DEPTH {width}, MODEL.HRNET.MODULES {modules}, "
+        f"MODEL.HRNET.BLOCKS {blocks}, INPUT.FORMAT RGB, MODEL.PIXEL_MEAN [123.675, 116.28, 103.53], "
+        "MODEL.PIXEL_STD [58.395, 57.12, 57.375]"
+    )
 
 
 def _advise_resnet(weights: Weights) -> str:
     depth, groups, width_per_group = _resnet_numbers(weights) or (50, 1, 64)
-    return (f"MODEL.BACKBONE.NAME build_resnet_backbone, MODEL.RESNETS.DEPTH {depth}, NUM_GROUPS {groups}, "
-            f"WIDTH_PER_GROUP {width_per_group}, STRIDE_IN_1X1 False, INPUT.FORMAT RGB, "
-            "MODEL.PIXEL_MEAN [123.675, 116.28, 103.53], MODEL.PIXEL_STD [58.395, 57.12, 57.375]")
+    return (
+        f"MODEL.BACKBONE.NAME build_resnet_backbone, MODEL.RESNETS.DEPTH {depth}, NUM_GROUPS {groups}, "
+        f"WIDTH_PER_GROUP {width_per_group}, STRIDE_IN_1X1 False, INPUT.FORMAT RGB, "
+        "MODEL.PIXEL_MEAN [123.675, 116.28, 103.53], MODEL.PIXEL_STD [58.395, 57.12, 57.375]"
+    )
 
 
 def _advise_xception(weights: Weights) -> str:
-    return ("MODEL.BACKBONE.NAME d2_xception_65, INPUT.FORMAT RGB, MODEL.PIXEL_MEAN and PIXEL_STD [128, 128, 128]; "
-            "weights converted from TensorFlow were trained with MODEL.RESNETS.BN_EPS 0.001")
+    return (
+        "MODEL.BACKBONE.NAME d2_xception_65, INPUT.FORMAT RGB, MODEL.PIXEL_MEAN and PIXEL_STD [128, 128, 128]; "
+        "weights converted from TensorFlow were trained with MODEL.RESNETS.BN_EPS 0.001"
+    )
 
 
 # In the order in which they are tried: a whole Detectron2 model may hold the backbones that follow.
@@ -275,12 +285,19 @@ LAYOUTS = {
         "a Detectron2 model or ResNet",
         r"(?:(?=backbone\.bottom_up\.|sem_seg_head\.|roi_heads\.|proposal_generator\.).*|(?:backbone\.)?"
         r"(?=stem\.conv1\.|res2\.0\.).*)",
-        _keep_detectron2, None, lambda weights: "the config that the model was trained with"),
+        _keep_detectron2,
+        None,
+        lambda weights: "the config that the model was trained with",
+    ),
     "xception_65": Layout(
-        "SegmenTron's Xception-65", r"block21\.sep_conv3\.block\.pointwise\.weight",
-        _keep, _expected_xception, _advise_xception),
-    "hrnet": Layout(
-        "HRNet", r"stage4\.0\.branches\.3\.0\.conv1\.weight", _keep, _expected_hrnet, _advise_hrnet),
+        "SegmenTron's Xception-65",
+        r"block21\.sep_conv3\.block\.pointwise\.weight",
+        _keep,
+        _expected_xception,
+        _advise_xception,
+    ),
+    "hrnet": Layout("HRNet", r"stage4\.0\.branches\.3\.0\.conv1\.weight", _keep, _expected_hrnet, _advise_hrnet),
     "torchvision_resnet": Layout(
-        "torchvision's ResNet", r"layer4\.0\.conv1\.weight", _rename_torchvision, _expected_resnet, _advise_resnet),
+        "torchvision's ResNet", r"layer4\.0\.conv1\.weight", _rename_torchvision, _expected_resnet, _advise_resnet
+    ),
 }

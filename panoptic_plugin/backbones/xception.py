@@ -47,11 +47,28 @@ STAGES = (
 class SeparableConv(nn.Module):
     """Depthwise 3x3 and pointwise 1x1 convolution, each with a norm; ReLUs before both or after each."""
 
-    def __init__(self, *, in_channels: int, out_channels: int, stride: int, dilation: int, relu_first: bool,
-                 norm: str, bn_eps: float) -> None:
+    def __init__(
+        self,
+        *,
+        in_channels: int,
+        out_channels: int,
+        stride: int,
+        dilation: int,
+        relu_first: bool,
+        norm: str,
+        bn_eps: float,
+    ) -> None:
         super().__init__()
-        depthwise = nn.Conv2d(in_channels, in_channels, 3, stride=stride, padding=dilation, dilation=dilation,
-                              groups=in_channels, bias=False)
+        depthwise = nn.Conv2d(
+            in_channels,
+            in_channels,
+            3,
+            stride=stride,
+            padding=dilation,
+            dilation=dilation,
+            groups=in_channels,
+            bias=False,
+        )
         pointwise = nn.Conv2d(in_channels, out_channels, 1, bias=False)
         convs = [
             ("depthwise", init_conv(depthwise)),
@@ -80,8 +97,17 @@ class XceptionBlock(nn.Module):
         relu_first: see :class:`SeparableConv`.
     """
 
-    def __init__(self, *, channels: Sequence[int], stride: int = 1, dilation: int = 1, shortcut: str = "conv",
-                 relu_first: bool = True, norm: str, bn_eps: float) -> None:
+    def __init__(
+        self,
+        *,
+        channels: Sequence[int],
+        stride: int = 1,
+        dilation: int = 1,
+        shortcut: str = "conv",
+        relu_first: bool = True,
+        norm: str,
+        bn_eps: float,
+    ) -> None:
         super().__init__()
         self.shortcut = shortcut
         if shortcut == "conv":
@@ -121,16 +147,22 @@ class Xception65(Backbone):
     """
 
     @configurable
-    def __init__(self, *, in_channels: int = 3, out_features: Sequence[str] = ("res5",), output_stride: int = 16,
-                 norm: str = "BN", bn_eps: float = 1e-5, freeze_at: int = 0) -> None:
+    def __init__(
+        self,
+        *,
+        in_channels: int = 3,
+        out_features: Sequence[str] = ("res5",),
+        output_stride: int = 16,
+        norm: str = "BN",
+        bn_eps: float = 1e-5,
+        freeze_at: int = 0,
+    ) -> None:
         super().__init__()
         if output_stride not in LAYOUTS:
             raise ConfigError(f"the output stride of Xception-65 is {output_stride}, expected 32, 16 or 8")
         self._out_features = check_out_features(out_features, "d2_xception_65")
         self._out_feature_channels = CHANNELS
-        self._out_feature_strides = {
-            "res2": 4, "res3": 8, "res4": min(16, output_stride), "res5": output_stride
-        }
+        self._out_feature_strides = {"res2": 4, "res3": 8, "res4": min(16, output_stride), "res5": output_stride}
         self.conv1 = init_conv(nn.Conv2d(in_channels, 32, 3, stride=2, padding=1, bias=False))
         self.bn1 = make_norm(norm, 32, eps=bn_eps)
         self.conv2 = init_conv(nn.Conv2d(32, 64, 3, padding=1, bias=False))
@@ -146,8 +178,10 @@ class Xception65(Backbone):
         dilations = (resnets.RES4_DILATION, resnets.RES5_DILATION)
         if dilations not in OUTPUT_STRIDES:
             known = "; ".join(f"{a} and {b} (output stride {s})" for (a, b), s in OUTPUT_STRIDES.items())
-            raise ConfigError(f"MODEL.RESNETS.RES4_DILATION and RES5_DILATION are {dilations[0]} and {dilations[1]}, "
-                              f"expected for d2_xception_65: {known}")
+            raise ConfigError(
+                f"MODEL.RESNETS.RES4_DILATION and RES5_DILATION are {dilations[0]} and {dilations[1]}, "
+                f"expected for d2_xception_65: {known}"
+            )
         return {
             "in_channels": input_shape.channels,
             "out_features": resnets.OUT_FEATURES,
@@ -186,8 +220,7 @@ def _block_arguments(output_stride: int) -> dict[int, dict[str, Any]]:
     for number in range(4, 20):
         blocks[number] = {"channels": (728, 728, 728, 728), "dilation": middle_dilation, "shortcut": "sum"}
     blocks[20] = {"channels": (728, 728, 1024, 1024), "stride": stride20, "dilation": dilation20}
-    blocks[21] = {"channels": (1024, 1536, 1536, 2048), "dilation": dilation21, "shortcut": "none",
-                  "relu_first": False}
+    blocks[21] = {"channels": (1024, 1536, 1536, 2048), "dilation": dilation21, "shortcut": "none", "relu_first": False}
     return blocks
 
 

@@ -20,7 +20,8 @@ def build_parser() -> argparse.ArgumentParser:
     """The command line of the converter."""
     parser = argparse.ArgumentParser(
         description="Convert ImageNet weights (SegmenTron's Xception-65, HRNet, torchvision's ResNets) or Detectron2 "
-                    "weights for MODEL.WEIGHTS. The input is read as data: no code in it can run.")
+        "weights for MODEL.WEIGHTS. The input is read as data: no code in it can run."
+    )
     parser.add_argument("input", metavar="IN", help="weights: a file of torch.save, safetensors or a pickle")
     parser.add_argument("output", metavar="OUT", help=f"the file to write; it ends in {', '.join(WRITERS)}")
     parser.add_argument("--arch", choices=sorted(LAYOUTS), help="what the weights are; by default it is recognised")
@@ -41,7 +42,8 @@ def run(args: argparse.Namespace) -> None:
     check_plausible(report, args.input)
     # Detectron2 then matches by the ends of the names: "conv1.weight" goes to "backbone.conv1.weight".
     write_checkpoint_file(
-        args.output, {"model": weights, "__author__": LAYOUTS[report.layout].title, "matching_heuristics": True})
+        args.output, {"model": weights, "__author__": LAYOUTS[report.layout].title, "matching_heuristics": True}
+    )
     _say(f"Wrote {len(weights)} tensors to {args.output}\nUse it with MODEL.WEIGHTS {args.output} and: {report.advice}")
 
 

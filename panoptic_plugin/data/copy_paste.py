@@ -84,7 +84,5 @@ def paste_instances(
         ids_window[mask] = new_id
         y, x = np.nonzero(mask)
         box = [int(x.min()), int(y.min()), int(x.max() - x.min() + 1), int(y.max() - y.min() + 1)]
-        pasted.append(
-            {"id": new_id, "category_id": segment["category_id"], "iscrowd": 0, "area": len(y), "bbox": box}
-        )
+        pasted.append({"id": new_id, "category_id": segment["category_id"], "iscrowd": 0, "area": len(y), "bbox": box})
     return image, ids, [*segments, *pasted]

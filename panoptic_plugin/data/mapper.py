@@ -60,9 +60,7 @@ class PanopticMapper:
         logger.info("Augmentations in %s: %s", "training" if is_train else "inference", list(augmentations))
 
     @classmethod
-    def from_config(
-        cls, cfg, is_train: bool = True, records: Sequence[dict[str, Any]] | None = None
-    ) -> dict[str, Any]:
+    def from_config(cls, cfg, is_train: bool = True, records: Sequence[dict[str, Any]] | None = None) -> dict[str, Any]:
         """``records``: the training images, needed where INPUT.COPY_PASTE_PROB is above 0."""
         metadata = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]) if is_train else None
         ignore_label = metadata.get("ignore_label", IGNORE_LABEL) if metadata else IGNORE_LABEL

@@ -37,8 +37,9 @@ PLAUSIBLE_BACKBONE_SHARE = 0.25
 # Values that weights do not depend on, and that older PyTorch or Detectron2 versions do not write, or do.
 INCIDENTAL = ("num_batches_tracked", "pixel_mean", "pixel_std")
 MAX_LISTED = 10
-CHECK_BACKBONE = ("Check MODEL.BACKBONE.NAME and MODEL.RESNETS.DEPTH, or convert the file with "
-                  "convert-pretrain-model-to-d2.py")
+CHECK_BACKBONE = (
+    "Check MODEL.BACKBONE.NAME and MODEL.RESNETS.DEPTH, or convert the file with convert-pretrain-model-to-d2.py"
+)
 
 
 class PluginCheckpointer(DetectionCheckpointer):
@@ -54,8 +55,15 @@ class PluginCheckpointer(DetectionCheckpointer):
         checkpointables: objects with ``state_dict()`` that are saved along (optimizer, scheduler, trainer).
     """
 
-    def __init__(self, model: nn.Module, save_dir: str = "", *, save_to_disk: bool | None = None,
-                 eval_only: bool = False, **checkpointables: Any) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        save_dir: str = "",
+        *,
+        save_to_disk: bool | None = None,
+        eval_only: bool = False,
+        **checkpointables: Any,
+    ) -> None:
         super().__init__(model, save_dir, save_to_disk=save_to_disk, **checkpointables)
         self.eval_only = eval_only
         self._complete = eval_only
@@ -110,7 +118,8 @@ class PluginCheckpointer(DetectionCheckpointer):
             raise CheckpointError(
                 f"{os.path.join(self.save_dir, 'last_checkpoint')} names {os.path.basename(path)!r}, which is not in "
                 f"that folder. {_others(self.get_all_checkpoint_files())} Write the name of one of them into "
-                "last_checkpoint, or start anew without --resume.")
+                "last_checkpoint, or start anew without --resume."
+            )
         return path
 
     def save(self, name: str, **kwargs: Any) -> None:
@@ -136,15 +145,18 @@ class PluginCheckpointer(DetectionCheckpointer):
         if "://" in self.save_dir:
             super().tag_last_checkpoint(last_filename_basename)
             return
-        write_atomically(os.path.join(self.save_dir, "last_checkpoint"),
-                         lambda stream: stream.write(last_filename_basename.encode()))
+        write_atomically(
+            os.path.join(self.save_dir, "last_checkpoint"), lambda stream: stream.write(last_filename_basename.encode())
+        )
 
     def _local_path(self, path: str) -> str:
         try:
             local_path = self.path_manager.get_local_path(path)
         except Exception as cause:  # a download may fail in many ways
-            raise CheckpointError(f"{path} cannot be fetched ({type(cause).__name__}: {cause}); check the network, or "
-                                  "download it by hand and set MODEL.WEIGHTS to the file") from cause
+            raise CheckpointError(
+                f"{path} cannot be fetched ({type(cause).__name__}: {cause}); check the network, or "
+                "download it by hand and set MODEL.WEIGHTS to the file"
+            ) from cause
         check_file(local_path)
         return local_path
 
@@ -178,22 +190,30 @@ class PluginCheckpointer(DetectionCheckpointer):
     def _report(self, missing: list[str], differing: dict[str, tuple], unexpected: list[str]) -> None:
         """Log how many weights of each part were filled; stop where that is not what can be meant."""
         filled = _filled(_essential(self.model.state_dict()), {*missing, *differing})
-        logger.info("Weights of %s: %s; %d missing, %d of another shape, %d unexpected", self._path,
-                    ", ".join(f"{part} {found}/{total}" for part, (found, total) in filled.items()),
-                    len(missing), len(differing), len(_essential(unexpected)))
+        logger.info(
+            "Weights of %s: %s; %d missing, %d of another shape, %d unexpected",
+            self._path,
+            ", ".join(f"{part} {found}/{total}" for part, (found, total) in filled.items()),
+            len(missing),
+            len(differing),
+            len(_essential(unexpected)),
+        )
         shapes = [f"{key} {found} instead of {wanted}" for key, (found, wanted) in sorted(differing.items())]
         backbone_found, backbone_total = filled.get("backbone", (0, 0))
         if not any(found for found, _ in filled.values()) or (
-                backbone_total and backbone_found < PLAUSIBLE_BACKBONE_SHARE * backbone_total):
+            backbone_total and backbone_found < PLAUSIBLE_BACKBONE_SHARE * backbone_total
+        ):
             raise CheckpointError(
                 f"{self._path} fills {backbone_found} of {backbone_total} weights of the backbone, so it belongs to "
                 f"another network. Not in the file: {_listed(missing)}; of another shape: {_listed(shapes)}; of no use "
-                f"in the model: {_listed(unexpected)}. {CHECK_BACKBONE}")
+                f"in the model: {_listed(unexpected)}. {CHECK_BACKBONE}"
+            )
         if self._complete and (missing or differing):
             raise CheckpointError(
                 f"{self._path} does not fit the model. Of another shape (in the file instead of in the model): "
                 f"{_listed(shapes)}; not in the file: {_listed(missing)}. Use the config that the weights were trained "
-                "with; class predictors differ where MODEL.SEM_SEG_HEAD.NUM_CLASSES does")
+                "with; class predictors differ where MODEL.SEM_SEG_HEAD.NUM_CLASSES does"
+            )
         if differing:
             logger.warning("Of another shape in %s, and left as initialised: %s", self._path, _listed(shapes))
 
@@ -216,8 +236,10 @@ def _detectron2_format(content: Any, path: str) -> dict[str, Any]:
         others = content if "model" in content else {}
         checkpoint = {**others, "model": unwrap(content)}
     if not checkpoint["model"]:
-        raise CheckpointError(f"{path} ({Path(path).stat().st_size:,} bytes) holds no weights, expected a mapping from "
-                              "names to tensors or arrays; set MODEL.WEIGHTS to another file")
+        raise CheckpointError(
+            f"{path} ({Path(path).stat().st_size:,} bytes) holds no weights, expected a mapping from "
+            "names to tensors or arrays; set MODEL.WEIGHTS to another file"
+        )
     arrays = {key: torch.as_tensor(value) for key, value in checkpoint["model"].items() if is_array(value)}
     prefixed = all(key.startswith("module.") for key in arrays)  # saved from within DistributedDataParallel
     checkpoint["model"] = {key.removeprefix("module.") if prefixed else key: value for key, value in arrays.items()}

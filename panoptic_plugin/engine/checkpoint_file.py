@@ -49,8 +49,11 @@ def load_checkpoint_file(path: str | Path) -> Any:
         head = stream.read(64)
     reader = _reader(head)
     if reader is None:
-        raise _error(path, f"is of no known kind ({_describe(head)})",
-                     "Expected a file of torch.save (.pth, .pt), safetensors or a pickle (.pkl). " + REMEDY)
+        raise _error(
+            path,
+            f"is of no known kind ({_describe(head)})",
+            "Expected a file of torch.save (.pth, .pt), safetensors or a pickle (.pkl). " + REMEDY,
+        )
     try:
         return reader(path)
     except MemoryError:
@@ -108,8 +111,10 @@ def write_atomically(path: str | Path, write: Callable[[BinaryIO], object]) -> N
         _sync_folder(path.parent)
     except (OSError, RuntimeError) as cause:  # torch.save turns a full disk into a RuntimeError
         temporary.unlink(missing_ok=True)
-        raise CheckpointError(f"cannot write {path}: {_one_line(cause)}. Expected a writable folder with free space; "
-                              "what the file held before is untouched.") from cause
+        raise CheckpointError(
+            f"cannot write {path}: {_one_line(cause)}. Expected a writable folder with free space; "
+            "what the file held before is untouched."
+        ) from cause
 
 
 def write_checkpoint_file(path: str | Path, content: Mapping[str, Any]) -> None:
@@ -146,7 +151,10 @@ def _write_safetensors(content: Mapping[str, Any], stream: BinaryIO) -> None:
 
 
 WRITERS: dict[str, Callable[[Mapping[str, Any], BinaryIO], None]] = {
-    ".pkl": _write_pickle, ".pth": _write_torch, ".pt": _write_torch, ".safetensors": _write_safetensors,
+    ".pkl": _write_pickle,
+    ".pth": _write_torch,
+    ".pt": _write_torch,
+    ".safetensors": _write_safetensors,
 }
 
 
@@ -198,8 +206,10 @@ def check_file(path: str | Path) -> None:
     if path.is_dir():
         raise CheckpointError(f"{path} is a folder, expected a weights file; set MODEL.WEIGHTS to a file in it")
     if not path.is_file():
-        raise CheckpointError(f"{path} does not exist, expected a weights file; correct it, or set MODEL.WEIGHTS to "
-                              '"" to start from random weights')
+        raise CheckpointError(
+            f"{path} does not exist, expected a weights file; correct it, or set MODEL.WEIGHTS to "
+            '"" to start from random weights'
+        )
     if path.stat().st_size == 0:
         raise _error(path, "is empty", "A download or a copy has failed. " + REMEDY)
 
@@ -219,9 +229,11 @@ def _error(path: Path, fault: str, remedy: str) -> CheckpointError:
 def _unreadable(cause: Exception) -> tuple[str, str]:
     forbidden = re.search(r"(?:refers to|Unsupported (?:global|class|operand).*?|GLOBAL) ([\w.]+\.\w+)", str(cause))
     if forbidden:
-        return (f"holds more than data: it refers to {forbidden[1]}, and nothing in it was executed",
-                "Expected arrays, tensors and plain containers. Use weights from a source you trust, or save only "
-                "the model's state dict.")
+        return (
+            f"holds more than data: it refers to {forbidden[1]}, and nothing in it was executed",
+            "Expected arrays, tensors and plain containers. Use weights from a source you trust, or save only "
+            "the model's state dict.",
+        )
     return f"cannot be read: {_one_line(cause)}", "It is truncated, damaged, or no weights file. " + REMEDY
 
 

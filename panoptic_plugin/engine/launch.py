@@ -78,7 +78,9 @@ def launch(
         return main(*args)
     if dist_url == "auto":
         if num_machines > 1:
-            raise ConfigError("--dist-url auto works on one machine only; give the address of machine 0 (tcp://IP:PORT)")
+            raise ConfigError(
+                "--dist-url auto works on one machine only; give the address of machine 0 (tcp://IP:PORT)"
+            )
         dist_url = f"tcp://127.0.0.1:{_free_port()}"
     start_processes(main, num_gpus, num_machines, machine_rank, dist_url, args, timeout=timeout)
     return None

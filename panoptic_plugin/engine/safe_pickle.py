@@ -45,8 +45,11 @@ def _numpy_functions() -> list[tuple[str, str, Callable]]:
     reconstruct = np.zeros(1).__reduce__()[0]
     scalar = np.float32(0).__reduce__()[0]
     from_buffer = np.zeros(1).__reduce_ex__(5)[0]
-    return [("multiarray", "_reconstruct", reconstruct), ("multiarray", "scalar", scalar),
-            ("numeric", "_frombuffer", from_buffer)]
+    return [
+        ("multiarray", "_reconstruct", reconstruct),
+        ("multiarray", "scalar", scalar),
+        ("numeric", "_frombuffer", from_buffer),
+    ]
 
 
 def _encode(text: str, encoding: str = "latin1") -> bytes:

@@ -67,9 +67,7 @@ def two_processes(config, tmp_path_factory, repository) -> Path:
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     scripts = [str(Path(__file__).with_name("two_process_job.py")), str(repository / "train_panoptic_deeplab.py")]
     words = ["--config-file", str(config), "--num-gpus", "0", "OUTPUT_DIR", str(out)]
-    done = subprocess.run(
-        [sys.executable, *torchrun, *scripts, *words], capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, *torchrun, *scripts, *words], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return out
 

@@ -29,8 +29,14 @@ MODELS = {
     "deeplab_v3_plus_X_65_os16_mg124_poly_90k_bs16": 54.71,
     "deeplab_v3_plus_H_48_os4_poly_90k_bs16": 72.88,
 }
-DETECTRON2_PANOPTIC = ["MODEL.META_ARCHITECTURE", "PanopticDeepLab", "MODEL.SEM_SEG_HEAD.NAME",
-                       "PanopticDeepLabSemSegHead", "MODEL.INS_EMBED_HEAD.NAME", "PanopticDeepLabInsEmbedHead"]
+DETECTRON2_PANOPTIC = [
+    "MODEL.META_ARCHITECTURE",
+    "PanopticDeepLab",
+    "MODEL.SEM_SEG_HEAD.NAME",
+    "PanopticDeepLabSemSegHead",
+    "MODEL.INS_EMBED_HEAD.NAME",
+    "PanopticDeepLabInsEmbedHead",
+]
 DETECTRON2_SEMANTIC = ["MODEL.SEM_SEG_HEAD.NAME", "DeepLabV3PlusHead"]
 
 
@@ -71,10 +77,13 @@ def test_names_shapes_and_dtypes_equal_the_published_models(name, heads, reposit
     assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(MODELS[name], abs=0.006)
 
 
-@pytest.mark.parametrize("name, keys, parameters", [
-    ("panoptic_deeplab_X_65_os16_mg124_poly_90k_bs32_crop_512_1024", 792, 37_867_312),
-    ("panoptic_deeplab_H_48_os16_mg124_poly_90k_bs32_crop_512_1024", 1830, 65_325_120),
-])
+@pytest.mark.parametrize(
+    "name, keys, parameters",
+    [
+        ("panoptic_deeplab_X_65_os16_mg124_poly_90k_bs32_crop_512_1024", 792, 37_867_312),
+        ("panoptic_deeplab_H_48_os16_mg124_poly_90k_bs32_crop_512_1024", 1830, 65_325_120),
+    ],
+)
 def test_backbones_have_the_published_keys_in_the_published_order(name, keys, parameters, repository, published):
     with torch.device("meta"):
         backbone = build_backbone(_config(repository, name))

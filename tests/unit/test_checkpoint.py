@@ -31,8 +31,9 @@ class Hostile:
 class Network(nn.Module):
     def __init__(self, classes: int = 3, width: int = 4) -> None:
         super().__init__()
-        self.backbone = nn.Sequential(OrderedDict(
-            conv1=nn.Conv2d(3, width, 1), bn1=nn.BatchNorm2d(width), conv2=nn.Conv2d(width, width, 1)))
+        self.backbone = nn.Sequential(
+            OrderedDict(conv1=nn.Conv2d(3, width, 1), bn1=nn.BatchNorm2d(width), conv2=nn.Conv2d(width, width, 1))
+        )
         self.predictor = nn.Conv2d(width, classes, 1)
 
 
@@ -104,14 +105,17 @@ class StorageOf:
         return torch.storage._load_from_bytes, (self.content,)
 
 
-@pytest.mark.parametrize("content, message", [
-    (b"", r"\(0 bytes\) is empty"),
-    (b"<!DOCTYPE html><html>", "like a web page"),
-    (b"version https://git-lfs.github.com/spec/v1", "Git LFS pointer"),
-    (b"hello world", "of no known kind"),
-    (pickle.dumps([1, 2]), "holds no weights"),
-    (pickle.dumps({"model": {"a": "text"}}), "holds no weights"),
-])
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (b"", r"\(0 bytes\) is empty"),
+        (b"<!DOCTYPE html><html>", "like a web page"),
+        (b"version https://git-lfs.github.com/spec/v1", "Git LFS pointer"),
+        (b"hello world", "of no known kind"),
+        (pickle.dumps([1, 2]), "holds no weights"),
+        (pickle.dumps({"model": {"a": "text"}}), "holds no weights"),
+    ],
+)
 def test_wrong_content_is_explained(content, message, tmp_path):
     (tmp_path / "x.pth").write_bytes(content)
     with pytest.raises(CheckpointError, match=rf"x\.pth.*{message}"):
@@ -223,8 +227,9 @@ def test_prefix_of_parallel_training_is_taken_off(tmp_path):
 @pytest.mark.parametrize("heuristics", [True, False])
 def test_weights_of_another_network_stop_the_run(heuristics, tmp_path):
     path = str(tmp_path / "other.pkl")
-    write_checkpoint_file(path, {"model": {"layer.weight": torch.zeros(1)}, "__author__": "x",
-                                 "matching_heuristics": heuristics})
+    write_checkpoint_file(
+        path, {"model": {"layer.weight": torch.zeros(1)}, "__author__": "x", "matching_heuristics": heuristics}
+    )
     with pytest.raises(CheckpointError, match="other.pkl fills 0 of 8 weights of the backbone.*layer.weight"):
         PluginCheckpointer(Network()).load(path)
 
@@ -238,8 +243,9 @@ def test_backbone_of_another_width_stops_the_run(tmp_path):
 def test_name_that_fits_several_places_stops_the_run(tmp_path):
     model = nn.ModuleDict({"backbone": nn.ModuleDict({name: Network().backbone for name in ("one", "two")})})
     path = str(tmp_path / "b.pkl")
-    write_checkpoint_file(path, {"model": Network().backbone.state_dict(), "__author__": "x",
-                                 "matching_heuristics": True})
+    write_checkpoint_file(
+        path, {"model": Network().backbone.state_dict(), "__author__": "x", "matching_heuristics": True}
+    )
     with pytest.raises(CheckpointError, match="does not fit the model"):
         PluginCheckpointer(model).load(path)
 
@@ -274,13 +280,18 @@ def test_last_checkpoint_that_names_a_lost_file_lists_what_is_there(tmp_path):
 
 def test_caffe2_and_pycls_files_follow_detectron2s_rules(tmp_path):
     model = nn.ModuleDict({"backbone": nn.ModuleDict({"res2": nn.ModuleDict({"conv1": nn.Conv2d(2, 2, 1)})})})
-    arrays = {"res2_conv1_w": np.ones((2, 2, 1, 1), np.float32), "res2_conv1_b": np.ones(2, np.float32),
-              "res2_conv1_w_momentum": np.zeros(1, np.float32)}
+    arrays = {
+        "res2_conv1_w": np.ones((2, 2, 1, 1), np.float32),
+        "res2_conv1_b": np.ones(2, np.float32),
+        "res2_conv1_w_momentum": np.zeros(1, np.float32),
+    }
     (tmp_path / "c2.pkl").write_bytes(pickle.dumps({"blobs": arrays}, protocol=2))
     PluginCheckpointer(model).load(str(tmp_path / "c2.pkl"))
     assert model["backbone"]["res2"]["conv1"].weight.eq(1).all()
-    torch.save({"model_state": {"res2.conv1.weight": torch.zeros(2, 2, 1, 1), "res2.conv1.bias": torch.zeros(2)}},
-               tmp_path / "p.pyth")
+    torch.save(
+        {"model_state": {"res2.conv1.weight": torch.zeros(2, 2, 1, 1), "res2.conv1.bias": torch.zeros(2)}},
+        tmp_path / "p.pyth",
+    )
     PluginCheckpointer(model).load(str(tmp_path / "p.pyth"))
     assert model["backbone"]["res2"]["conv1"].weight.eq(0).all()
 

@@ -23,6 +23,7 @@ class Hostile:
 
     def __reduce__(self):
         import os
+
         return os.mkdir, (self.path,)
 
 
@@ -31,8 +32,10 @@ def official(tmp_path):
     """A file in the layout of HRNet's ImageNet checkpoints, and the backbone in it."""
     backbone = HRNet(**SMALL)
     head = {"incre_modules.0.0.conv1.weight": torch.rand(2, 2), "classifier.bias": torch.rand(3)}
-    torch.save({"state_dict": {f"module.{k}": v for k, v in {**backbone.state_dict(), **head}.items()}, "epoch": 3},
-               tmp_path / "official.pth")
+    torch.save(
+        {"state_dict": {f"module.{k}": v for k, v in {**backbone.state_dict(), **head}.items()}, "epoch": 3},
+        tmp_path / "official.pth",
+    )
     return str(tmp_path / "official.pth"), backbone
 
 
@@ -90,12 +93,15 @@ def test_hostile_file_is_not_executed(tmp_path, capsys):
     assert not marker.exists() and not (tmp_path / "out.pkl").exists()
 
 
-@pytest.mark.parametrize("source, target, message", [
-    ("nowhere.pth", "out.pkl", "nowhere.pth does not exist"),
-    ("official.pth", "out.bin", "expected a name that ends in .pkl"),
-    ("official.pth", "no/such/folder/out.pkl", "does not exist; make it first"),
-    ("official.pth", "official.pth", "the same file"),
-])
+@pytest.mark.parametrize(
+    "source, target, message",
+    [
+        ("nowhere.pth", "out.pkl", "nowhere.pth does not exist"),
+        ("official.pth", "out.bin", "expected a name that ends in .pkl"),
+        ("official.pth", "no/such/folder/out.pkl", "does not exist; make it first"),
+        ("official.pth", "official.pth", "the same file"),
+    ],
+)
 def test_mistakes_are_one_line_on_stderr(source, target, message, official, tmp_path, capsys):
     assert main([str(tmp_path / source), str(tmp_path / target)]) == 2
     error = capsys.readouterr().err

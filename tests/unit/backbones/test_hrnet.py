@@ -98,4 +98,8 @@ def test_detectron2_resnets_build_beside_ours():
         backbone = build_backbone(cfg, ShapeSpec(channels=3))
     features = backbone(torch.empty(1, 3, 64, 64, device="meta"))
     assert [tuple(features[name].shape[1:]) for name in FEATURES] == [
-        (256, 16, 16), (512, 8, 8), (1024, 4, 4), (2048, 4, 4)]
+        (256, 16, 16),
+        (512, 8, 8),
+        (1024, 4, 4),
+        (2048, 4, 4),
+    ]

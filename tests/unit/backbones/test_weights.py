@@ -41,6 +41,7 @@ def resnet():
 
 def _as_torchvision(weights):
     """Detectron2's names of a ResNet to torchvision's, with its classifier."""
+
     def rename(key: str) -> str:
         key = key.replace("stem.conv1.norm.", "bn1.").replace("stem.conv1.", "conv1.")
         key = re.sub(r"^res(\d)", lambda m: f"layer{int(m[1]) - 1}", key)
@@ -70,8 +71,10 @@ def test_prefix_is_taken_off_and_other_parts_are_dropped(prefix, xception):
 
 
 def test_hrnet_drops_its_classification_head_and_reports_its_config(hrnet):
-    head = {f"{name}.0.weight": torch.empty(2)
-            for name in ("incre_modules", "downsamp_modules", "final_layer", "classifier")}
+    head = {
+        f"{name}.0.weight": torch.empty(2)
+        for name in ("incre_modules", "downsamp_modules", "final_layer", "classifier")
+    }
     converted, report = convert_state_dict({**hrnet, **head})
     assert report.layout == "hrnet" and list(converted) == list(hrnet) and report.dropped == list(head)
     assert "DEPTH 4, MODEL.HRNET.MODULES [1, 2, 1], MODEL.HRNET.BLOCKS 2" in report.advice
@@ -94,8 +97,10 @@ def test_detectron2_weights_stay_as_they_are(prefix, resnet):
 
 
 def test_whole_model_keeps_its_heads_and_loses_its_pixel_mean(xception):
-    weights = _prefixed(xception, "backbone.") | {"sem_seg_head.predictor.bias": torch.empty(3),
-                                                 "pixel_mean": torch.empty(3, 1, 1)}
+    weights = _prefixed(xception, "backbone.") | {
+        "sem_seg_head.predictor.bias": torch.empty(3),
+        "pixel_mean": torch.empty(3, 1, 1),
+    }
     converted, report = convert_state_dict(weights)
     assert report.layout == "detectron2" and report.dropped == ["pixel_mean"]
     assert converted.keys() == weights.keys() - {"pixel_mean"}

@@ -28,9 +28,14 @@ def _on_meta(cfg, channels: int = 3):
         return build_backbone(cfg, ShapeSpec(channels=channels))
 
 
-@pytest.mark.parametrize("dilations, strides", [
-    ((1, 1), (4, 8, 16, 32)), ((1, 2), (4, 8, 16, 16)), ((2, 4), (4, 8, 8, 8)),
-])
+@pytest.mark.parametrize(
+    "dilations, strides",
+    [
+        ((1, 1), (4, 8, 16, 32)),
+        ((1, 2), (4, 8, 16, 16)),
+        ((2, 4), (4, 8, 8, 8)),
+    ],
+)
 def test_features_have_the_declared_channels_and_strides_at_an_odd_size(dilations, strides, size=(61, 131)):
     backbone = _on_meta(_config(RES4_DILATION=dilations[0], RES5_DILATION=dilations[1], OUT_FEATURES=FEATURES))
     features = backbone(torch.empty(1, 3, *size, device="meta"))
@@ -77,23 +82,29 @@ def test_shortcut_sum_adds_the_input_without_relu():
     assert torch.equal(block(x)[0], x)
 
 
-@pytest.mark.parametrize("relu_first, order", [
-    (True, ["relu", "depthwise", "bn_depth", "pointwise", "bn_point"]),
-    (False, ["depthwise", "bn_depth", "relu1", "pointwise", "bn_point", "relu2"]),
-])
+@pytest.mark.parametrize(
+    "relu_first, order",
+    [
+        (True, ["relu", "depthwise", "bn_depth", "pointwise", "bn_point"]),
+        (False, ["depthwise", "bn_depth", "relu1", "pointwise", "bn_point", "relu2"]),
+    ],
+)
 def test_place_of_the_relus(relu_first, order):
     conv = SeparableConv(in_channels=2, out_channels=3, stride=1, dilation=2, relu_first=relu_first, **NORM)
     assert [name for name, _ in conv.block.named_children()] == order
     assert conv.block.depthwise.padding == conv.block.depthwise.dilation == (2, 2)
 
 
-@pytest.mark.parametrize("resnets, message", [
-    ({"RES5_DILATION": 4}, "RES4_DILATION and RES5_DILATION are 1 and 4"),
-    ({"RES4_DILATION": 2}, "output stride 8"),
-    ({"OUT_FEATURES": ["res5", "stem"]}, "OUT_FEATURES"),
-    ({"OUT_FEATURES": []}, "OUT_FEATURES"),
-    ({"NORM": ""}, "MODEL.RESNETS.NORM"),
-])
+@pytest.mark.parametrize(
+    "resnets, message",
+    [
+        ({"RES5_DILATION": 4}, "RES4_DILATION and RES5_DILATION are 1 and 4"),
+        ({"RES4_DILATION": 2}, "output stride 8"),
+        ({"OUT_FEATURES": ["res5", "stem"]}, "OUT_FEATURES"),
+        ({"OUT_FEATURES": []}, "OUT_FEATURES"),
+        ({"NORM": ""}, "MODEL.RESNETS.NORM"),
+    ],
+)
 def test_impossible_configs_name_the_key(resnets, message):
     with pytest.raises(ConfigError, match=message):
         _on_meta(_config(**resnets))

@@ -9,10 +9,18 @@ from panoptic_plugin.errors import ConfigError
 from panoptic_plugin.layers.norm import NORMS, init_conv, make_norm, replace_sync_batch_norm
 
 
-@pytest.mark.parametrize("name, kind", [
-    ("BN", nn.BatchNorm2d), ("SyncBN", nn.SyncBatchNorm), ("FrozenBN", FrozenBatchNorm2d), ("GN", nn.GroupNorm),
-    ("naiveSyncBN", NaiveSyncBatchNorm), ("naiveSyncBN_N", NaiveSyncBatchNorm), ("nnSyncBN", nn.SyncBatchNorm),
-])
+@pytest.mark.parametrize(
+    "name, kind",
+    [
+        ("BN", nn.BatchNorm2d),
+        ("SyncBN", nn.SyncBatchNorm),
+        ("FrozenBN", FrozenBatchNorm2d),
+        ("GN", nn.GroupNorm),
+        ("naiveSyncBN", NaiveSyncBatchNorm),
+        ("naiveSyncBN_N", NaiveSyncBatchNorm),
+        ("nnSyncBN", nn.SyncBatchNorm),
+    ],
+)
 def test_each_name_gives_its_layer_for_its_channels(name, kind):
     norm = make_norm(name, 64).eval()
     assert isinstance(norm, kind)
