@@ -2,11 +2,28 @@
 
 CPU time of one thread, both in turns in one process on the same smooth scenes. Nothing fails for being slow; whether
 results are equal is part of the output.
+
+A module of :data:`ROWS` has ``measure(*, rounds: int, quick: bool)``, which yields one record (a dict) a case:
+
+    row           the item, as the table names it: "post-processing"
+    case          what was measured on: "1024x2048, 30"
+    ours_ms       median CPU milliseconds of ours; :func:`measuring.interleaved` gives these three
+    reference_ms  the same of the reference
+    ratio         the median over the rounds of reference / ours
+    reference     what ours was measured against: "Detectron2", "panopticapi", "unfolded"
+    equal         bool, whether the results are as equal as ``equality`` says, looked at for this very case
+    equality      what was compared: "every pixel's id", "scores within 1e-6"
+    asked         the ratio to reach, None where none is set
+    asked_ms      milliseconds to stay below; left out where none are set
+
+Everything else (``rounds``, ``peak_mib``, counts of differences, ...) goes into the JSON as it is. The table of the README is
+made from the JSON by ``tests/benchmarks/table.py``.
 """
 
 from __future__ import annotations
 
 import argparse
+import datetime
 import importlib
 import json
 import logging
@@ -31,6 +48,7 @@ import panoptic_plugin  # noqa: E402, F401
 logger = logging.getLogger("benchmarks")
 # One module for each row of the table; each has measure(rounds=, quick=), which yields one record a case.
 ROWS = ("postprocessing", "whole_tail")
+RECORD_KEYS = ("row", "case", "ours_ms", "reference_ms", "ratio", "reference", "equal", "equality", "asked")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -44,6 +62,8 @@ def main(argv: list[str] | None = None) -> int:
         with torch.no_grad():
             for record in importlib.import_module(row).measure(rounds=args.rounds, quick=args.quick):
                 logger.info("%s", json.dumps(record))
+                if missing := [key for key in RECORD_KEYS if key not in record]:
+                    logger.warning("%s.py: the record has no %s", row, ", ".join(missing))
                 records.append(record)
     if args.output:
         Path(args.output).write_text(json.dumps({"machine": machine(), "records": records}, indent=2) + "\n")
@@ -71,6 +91,7 @@ def machine() -> dict[str, Any]:
         "numpy": np.__version__,
         "opencv": cv2.__version__,
         "detectron2": detectron2.__version__,
+        "date": datetime.date.today().isoformat(),
     }
 
 
