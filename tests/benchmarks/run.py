@@ -16,8 +16,8 @@ A module of :data:`ROWS` has ``measure(*, rounds: int, quick: bool)``, which yie
     asked         the ratio to reach, None where none is set
     asked_ms      milliseconds to stay below; left out where none are set
 
-Everything else (``rounds``, ``peak_mib``, counts of differences, ...) goes into the JSON as it is. The table of the README is
-made from the JSON by ``tests/benchmarks/table.py``.
+Everything else (``rounds``, ``peak_mib``, counts of differences, ...) goes into the JSON as it is. The table of the
+README is made from the JSON by ``tests/benchmarks/table.py``.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ import panoptic_plugin  # noqa: E402, F401
 
 logger = logging.getLogger("benchmarks")
 # One module for each row of the table; each has measure(rounds=, quick=), which yields one record a case.
-ROWS = ("postprocessing", "whole_tail")
+ROWS = ("postprocessing", "whole_tail", "drawing")
 RECORD_KEYS = ("row", "case", "ours_ms", "reference_ms", "ratio", "reference", "equal", "equality", "asked")
 
 
