@@ -96,7 +96,7 @@ def number_pixels(
     for number, segment_id in enumerate(segment_ids, start=1):
         if lowest <= segment_id <= highest:
             table[segment_id] = number
-    return table[ids]
+    return np.take(table, ids)
 
 
 @dataclass

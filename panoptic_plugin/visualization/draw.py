@@ -91,11 +91,12 @@ def _paint(image: np.ndarray, numbers: np.ndarray, table: np.ndarray, alpha: flo
     picture = cv2.addWeighted(image, 1 - alpha, _look_up(table, numbers), alpha, 0)
     line = max(1, round(min(image.shape[:2]) / 600))
     border = cv2.bitwise_not(inside_mask(numbers))
+    void = cv2.compare(numbers, 0, cv2.CMP_EQ)
     if line > 1:
         border = cv2.dilate(border, np.ones((line, line), np.uint8))
     bright = np.rint(table * 0.45 + 255 * 0.55).astype(np.uint8)
     cv2.copyTo(_look_up(bright, numbers), border, picture)
-    return cv2.copyTo(image, cv2.compare(numbers, 0, cv2.CMP_EQ), picture)
+    return cv2.copyTo(image, void, picture) if cv2.countNonZero(void) else picture
 
 
 def _look_up(table: np.ndarray, numbers: np.ndarray) -> np.ndarray:

@@ -11,7 +11,8 @@ import numpy as np
 FONT = cv2.FONT_HERSHEY_SIMPLEX
 STRETCH = 3  # a label is about that much wider than high; space is searched in the proportions of a label
 SEARCH_SIZE = 320  # longest side, in pixels, of the map in which space is searched
-WHITE = (255, 255, 255)
+CAPITAL = 21.0  # pixels that a capital letter of the font is high at scale 1
+HALO = 0.85  # how much of the picture the halo hides
 
 
 class Room(NamedTuple):
@@ -47,10 +48,9 @@ def find_rooms(numbers: np.ndarray, num_segments: int) -> list[Room | None]:
 
 def inside_mask(numbers: np.ndarray) -> np.ndarray:
     """uint8 (H, W): 255 where the pixels right and below belong to the same segment, 0 along borders and at void."""
-    inside = np.full(numbers.shape, 255, dtype=np.uint8)
+    inside = cv2.compare(numbers, 0, cv2.CMP_NE)
     inside[:, :-1] &= cv2.compare(numbers[:, :-1], numbers[:, 1:], cv2.CMP_EQ)
     inside[:-1] &= cv2.compare(numbers[:-1], numbers[1:], cv2.CMP_EQ)
-    inside[numbers == 0] = 0
     return inside
 
 
@@ -61,51 +61,62 @@ def draw_label(
 
     Args:
         image: uint8 (H, W, 3).
-        text: ASCII text, one line.
-        middle_xy: middle of the text; it is moved into the image where it would be cut.
+        text: one line.
+        middle_xy: middle of the text; it is moved into the image where it would be cut, and by up to a line where
+            another label stands.
         letter_height: height of a capital letter in pixels.
         taken: rectangles (left, top, right, bottom) of labels that stand already; the new one is added.
 
     Returns:
         False where there was no space left, and nothing was drawn.
     """
-    letters = _letter_mask(text, letter_height)
-    height, width = letters.shape
+    width, height = text_size(text, letter_height)
     if height > image.shape[0] or width > image.shape[1]:
         return False
     left = min(max(middle_xy[0] - width // 2, 0), image.shape[1] - width)
-    top = min(max(middle_xy[1] - height // 2, 0), image.shape[0] - height)
-    box = (left, top, left + width, top + height)
-    if any(_overlap(box, other) for other in taken):
+    for shift in (0, -height // 2, height // 2, -height, height):
+        top = min(max(middle_xy[1] - height // 2 + shift, 0), image.shape[0] - height)
+        box = (left, top, left + width, top + height)
+        if not any(_overlap(box, other) for other in taken):
+            break
+    else:
         return False
     taken.append(box)
-    _composite(image[top : top + height, left : left + width], letters, letter_height)
+    _composite(image[top : top + height, left : left + width], _letter_mask(text, letter_height), letter_height)
     return True
 
 
 def text_size(text: str, letter_height: float) -> tuple[int, int]:
     """(width, height) of a label in pixels, its halo included."""
-    mask = _letter_mask(text, letter_height)
-    return mask.shape[1], mask.shape[0]
+    width, ascent, descent, margin = _measure(text, letter_height)
+    return width + 2 * margin, ascent + descent + 2 * margin
+
+
+def _measure(text: str, letter_height: float) -> tuple[int, int, int, int]:
+    """Width of the text, its height above and below the base line, and the margin that its halo needs."""
+    (width, ascent), descent = cv2.getTextSize(text, FONT, letter_height / CAPITAL, _stroke(letter_height))
+    return width, ascent, descent, 2 + round(letter_height / 5)
+
+
+def _stroke(letter_height: float) -> int:
+    return max(1, round(letter_height / 9))
 
 
 def _letter_mask(text: str, letter_height: float) -> np.ndarray:
-    scale = letter_height / 21.0  # a capital letter of this font is 21 pixels high at scale 1
-    thickness = max(1, round(letter_height / 9))
-    (width, ascent), descent = cv2.getTextSize(text, FONT, scale, thickness)
-    margin = 2 + round(letter_height / 5)
+    width, ascent, descent, margin = _measure(text, letter_height)
     mask = np.zeros((ascent + descent + 2 * margin, width + 2 * margin), dtype=np.uint8)
-    cv2.putText(mask, text, (margin, margin + ascent), FONT, scale, 255, thickness, cv2.LINE_AA)
-    return mask
+    origin, scale = (margin, margin + ascent), letter_height / CAPITAL
+    return cv2.putText(mask, text, origin, FONT, scale, 255, _stroke(letter_height), cv2.LINE_AA)
 
 
 def _composite(patch: np.ndarray, letters: np.ndarray, letter_height: float) -> None:
+    """Darken the halo, put white letters on top; in bytes, because floats would take most of a picture's time."""
     radius = max(1, round(letter_height / 7))
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
     halo = cv2.GaussianBlur(cv2.dilate(letters, kernel), (0, 0), max(0.8, letter_height / 14))
-    dark = (halo.astype(np.float32) / 255 * 0.85)[..., None]
-    light = (letters.astype(np.float32) / 255)[..., None]
-    patch[:] = np.rint(patch * (1 - dark) * (1 - light) + 255.0 * light).astype(np.uint8)
+    kept = cv2.multiply(cv2.convertScaleAbs(halo, alpha=-HALO, beta=255), cv2.bitwise_not(letters), scale=1 / 255)
+    dimmed = cv2.multiply(patch, cv2.merge([kept] * 3), scale=1 / 255)
+    patch[:] = cv2.add(dimmed, cv2.merge([letters] * 3))
 
 
 def _overlap(one: Sequence[int], other: Sequence[int]) -> bool:
