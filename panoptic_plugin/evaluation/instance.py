@@ -2,42 +2,33 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import cv2
 import numpy as np
-from pycocotools import mask as coco_mask
 
 from panoptic_plugin.errors import DatasetError
+from panoptic_plugin.evaluation import cityscapes_ap, coco_ap
 from panoptic_plugin.evaluation.ground_truth import Truth
+from panoptic_plugin.evaluation.overlaps import Overlaps, instance_overlaps
 from panoptic_plugin.evaluation.panoptic import check_size
-from panoptic_plugin.structures import number_pixels
 
 NAN = float("nan")
+Record = tuple[Any, ...]
 
 
-def predicted_instances(output: Mapping[str, Any], truth: Truth) -> list[tuple[int, float, np.ndarray]]:
-    """(contiguous category, score, bool (H, W) mask) of each instance in a model's output; empty masks are left out."""
+def checked_overlaps(truth: Truth, values: np.ndarray, output: Mapping[str, Any]) -> Overlaps:
+    """:func:`instance_overlaps` of ``values`` (H, W), a map of the truth; raises DatasetError for another size."""
     instances = output.get("instances")
-    if instances is None or len(instances) == 0:
-        return []
-    masks = instances.pred_masks.detach().cpu().numpy().astype(bool, copy=False)
-    check_size(truth, masks.shape[1:])
-    categories, scores = instances.pred_classes.tolist(), instances.scores.tolist()
-    return [
-        (int(category), float(score), mask)
-        for category, score, mask in zip(categories, scores, masks, strict=True)
-        if mask.any()
-    ]
+    if instances is not None and len(instances):
+        check_size(truth, instances.pred_masks.shape[1:])
+    return instance_overlaps(values, output)
 
 
 class CocoAP:
-    """Mask AP of pycocotools. The truth is made of the thing segments; crowd groups are COCO's crowds.
+    """Mask AP and AR of pycocotools. The truth is made of the thing segments; crowd groups are COCO's crowds.
 
     Args:
         class_names: by contiguous category id.
@@ -48,81 +39,77 @@ class CocoAP:
 
     def __init__(self, *, class_names: Sequence[str], thing_ids: frozenset[int]):
         self._class_names = list(class_names)
-        self._thing_ids = thing_ids
+        self._categories = sorted(thing_ids)
 
-    def count(self, truth: Truth, output: Mapping[str, Any]) -> tuple[Any, ...]:
-        true = tuple(
-            (segment["category_id"], segment["iscrowd"], _encode(truth.numbers == segment["id"]))
-            for segment in truth.segments
-            if segment["category_id"] in self._thing_ids and truth.areas[segment["id"]]
-        )
-        predicted = tuple((c, score, _encode(mask)) for c, score, mask in predicted_instances(output, truth))
-        return truth.shape, true, predicted
+    def count(self, truth: Truth, output: Mapping[str, Any]) -> Record:
+        """(image id, true: (category, is a crowd, pixels) ..., predicted: (category, score, pixels, overlaps) ...).
 
-    def summarize(self, records: Sequence[tuple[Any, ...]]) -> dict[str, float]:
-        from pycocotools.coco import COCO
-        from pycocotools.cocoeval import COCOeval
+        Overlaps are (position among the true ones, pixels shared) with those of the same category.
+        """
+        found = checked_overlaps(truth, truth.numbers, output)
+        column_of = {value: column for column, value in enumerate(found.values.tolist())}
+        true, columns = [], []
+        for segment in truth.segments:
+            column = column_of.get(segment["id"])
+            if column is not None and segment["category_id"] in self._categories:
+                true.append((int(segment["category_id"]), bool(segment["iscrowd"]), int(found.areas[column])))
+                columns.append(column)
+        predicted = []
+        for category, score, row in zip(found.categories.tolist(), found.scores.tolist(), found.shared, strict=True):
+            shared = row[columns].tolist()
+            overlaps = tuple((at, shared[at]) for at, one in enumerate(true) if shared[at] and one[0] == category)
+            predicted.append((category, score, int(row.sum()), overlaps))
+        return truth.image_id, tuple(true), tuple(predicted)
 
-        images, true, predicted = [], [], []
-        for image_id, (shape, true_masks, predicted_masks) in enumerate(records, start=1):
-            images.append({"id": image_id, "height": shape[0], "width": shape[1]})
-            for category, iscrowd, counts in true_masks:
-                true.append(_annotation(len(true) + 1, image_id, category, shape, counts, iscrowd=iscrowd))
-            for category, score, counts in predicted_masks:
-                predicted.append(_annotation(len(predicted) + 1, image_id, category, shape, counts, score=score))
-        categories = [{"id": c, "name": self._class_names[c]} for c in sorted(self._thing_ids)]
-        with contextlib.redirect_stdout(io.StringIO()):
-            sides = []
-            for annotations in (true, predicted):
-                side = COCO()
-                side.dataset = {"images": images, "categories": categories, "annotations": annotations}
-                side.createIndex()
-                sides.append(side)
-            evaluation = COCOeval(*sides, iouType="segm")
-            evaluation.evaluate()
-            evaluation.accumulate()
-            evaluation.summarize()
-        return self._results(evaluation)
-
-    def _results(self, evaluation: Any) -> dict[str, float]:
-        names = ("AP", "AP50", "AP75", "APs", "APm", "APl")
-        values = {name: _percent(value) for name, value in zip(names, evaluation.stats[:6], strict=True)}
-        precision = evaluation.eval["precision"]  # (IoU threshold, recall, category, area, detections)
-        for position, category in enumerate(evaluation.params.catIds):
-            for prefix, curve in (("AP", precision[..., position, 0, -1]), ("AP50", precision[0, :, position, 0, -1])):
-                known = curve[curve > -1]
-                if known.size:
-                    values[f"{prefix}-{self._class_names[category]}"] = 100 * float(known.mean())
-        return values
+    def summarize(self, records: Sequence[Record]) -> dict[str, float]:
+        per_category: dict[int, list[coco_ap.Matches]] = {category: [] for category in self._categories}
+        for _, true, predicted in sorted(records, key=lambda record: _as_pycocotools_sorts(record[0])):
+            present = {one[0] for one in (*true, *predicted)}
+            for category in present & per_category.keys():
+                per_category[category].append(_match_category(category, true, predicted))
+        curves = coco_ap.accumulate(list(per_category.values()))
+        precision, recall = curves.precision, curves.recall
+        values = {
+            "AP": coco_ap.mean(precision[..., 0]),
+            "AP50": coco_ap.mean(precision[coco_ap.IOU_THRESHOLDS == 0.5, ..., 0]),
+            "AP75": coco_ap.mean(precision[coco_ap.IOU_THRESHOLDS == 0.75, ..., 0]),
+            **{f"AP{size}": coco_ap.mean(precision[..., area]) for area, size in enumerate("sml", start=1)},
+            **{f"AR{n}": coco_ap.mean(recall[..., 0, column]) for column, n in enumerate(coco_ap.MAX_DETECTIONS)},
+            **{f"AR{size}": coco_ap.mean(recall[..., area, -1]) for area, size in enumerate("sml", start=1)},
+        }
+        for position, category in enumerate(self._categories):
+            curve, name = precision[:, :, position, 0], self._class_names[category]
+            if (curve > -1).any():
+                values[f"AP-{name}"] = coco_ap.mean(curve)
+                values[f"AP50-{name}"] = coco_ap.mean(curve[0])
+        return {name: 100 * value if value == value else NAN for name, value in values.items()}
 
 
-def _percent(value: float) -> float:
-    return 100 * float(value) if value > -1 else NAN  # COCO writes -1 where there is nothing to average
+def _as_pycocotools_sorts(image_id: str) -> tuple[int, int, str]:
+    """Numbers by value, then texts: the order of images decides between predictions of equal score."""
+    return (0, int(image_id), "") if image_id.isdecimal() else (1, 0, image_id)
 
 
-def _encode(mask: np.ndarray) -> bytes:
-    return coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))["counts"]
-
-
-def _annotation(
-    number: int, image_id: int, category: int, shape: tuple[int, int], counts: bytes, iscrowd: int = 0, **more: Any
-) -> dict[str, Any]:
-    rle = {"size": list(shape), "counts": counts}
-    return {
-        "id": number,
-        "image_id": image_id,
-        "category_id": category,
-        "segmentation": rle,
-        "area": int(coco_mask.area(rle)),
-        "iscrowd": iscrowd,
-        **more,
-    }
+def _match_category(category: int, true: Sequence[Record], predicted: Sequence[Record]) -> coco_ap.Matches:
+    own = [position for position, one in enumerate(true) if one[0] == category]
+    column_of = {position: column for column, position in enumerate(own)}
+    rows = [one for one in predicted if one[0] == category]
+    shared = np.zeros((len(rows), len(own)), dtype=np.int64)
+    for row, (*_, overlaps) in enumerate(rows):
+        for position, pixels in overlaps:
+            shared[row, column_of[position]] = pixels
+    return coco_ap.match(
+        np.array([score for _, score, _, _ in rows], dtype=np.float64),
+        np.array([area for _, _, area, _ in rows], dtype=np.int64),
+        shared,
+        np.array([true[position][2] for position in own], dtype=np.int64),
+        np.array([true[position][1] for position in own], dtype=bool),
+    )
 
 
 class CityscapesAP:
     """AP and AP50 of cityscapesscripts' ``evalInstanceLevelSemanticLabeling``, without its files.
 
-    Matching and averaging are its own functions; the overlaps they work on come from one count an instance.
     Where a class has objects and all its predictions are ignored the original fails; AP is 0 then.
 
     Args:
@@ -151,27 +138,26 @@ class CityscapesAP:
                 f"{', '.join(class_names)}; use the evaluator type 'coco_panoptic_seg'"
             )
 
-    def count(self, truth: Truth, output: Mapping[str, Any]) -> tuple[Any, ...]:
-        """(true: (instance id, pixels) ..., predicted: (label id, score, pixels, void pixels, overlaps) ...)."""
-        ids = self._instance_ids(truth)
-        pixels_of = np.bincount(ids.ravel())
-        values = np.flatnonzero(pixels_of)
-        numbers = number_pixels(ids, values.tolist()) - 1
-        void = np.isin(values, self._void_ids)
-        label_of = np.where(values < 1000, values, values // 1000)
-        true = tuple(
-            (int(value), int(pixels_of[value])) for value in values if _label(value) in self._label_ids.values()
-        )
+    def count(self, truth: Truth, output: Mapping[str, Any]) -> Record:
+        """(true: (instance id, pixels) ..., predicted: (label id, score, pixels, void pixels, overlaps) ...).
+
+        Overlaps are (instance id, pixels shared) with objects and groups of the same label.
+        """
+        found = checked_overlaps(truth, self._instance_ids(truth), output)
+        labels = np.where(found.values < FIRST_ID, found.values, found.values // FIRST_ID)
+        is_object = np.isin(labels, list(self._label_ids.values()))
+        true = zip(found.values[is_object].tolist(), found.areas[is_object].tolist(), strict=True)
+        areas = found.shared.sum(axis=1)
+        void = found.shared[:, np.isin(found.values, self._void_ids)].sum(axis=1)
         predicted = []
-        for category, score, mask in predicted_instances(output, truth):
-            label_id = self._label_ids.get(category)
-            if label_id is None:
-                continue
-            inside = np.bincount(numbers[mask], minlength=len(values))
-            same = np.flatnonzero((label_of == label_id) & (inside > 0))
-            overlaps = tuple((int(values[one]), int(inside[one])) for one in same)
-            predicted.append((label_id, score, int(inside.sum()), int(inside[void].sum()), overlaps))
-        return true, tuple(predicted)
+        for row in np.flatnonzero(areas):  # the original skips empty masks
+            label = self._label_ids.get(int(found.categories[row]))
+            if label is not None:
+                same = np.flatnonzero((labels == label) & (found.shared[row] > 0))
+                overlaps = zip(found.values[same].tolist(), found.shared[row, same].tolist(), strict=True)
+                score = float(found.scores[row])
+                predicted.append((label, score, int(areas[row]), int(void[row]), tuple(overlaps)))
+        return tuple(true), tuple(predicted)
 
     def _instance_ids(self, truth: Truth) -> np.ndarray:
         if self._gt_dir is not None:
@@ -179,75 +165,56 @@ class CityscapesAP:
             ids = cv2.imread(str(path), cv2.IMREAD_UNCHANGED) if path.is_file() else None
             if ids is not None:
                 check_size(truth, ids.shape[:2])
-                return ids.astype(np.int64)
-        table = np.zeros(len(truth.segments) + 1, dtype=np.int64)
+                return ids
+        table = np.zeros(len(truth.segments) + 1, dtype=np.int32)
         for segment in truth.segments:
             label_id = self._label_ids.get(segment["category_id"])
             if label_id is None:
                 table[segment["id"]] = NOT_AN_INSTANCE
             else:
-                table[segment["id"]] = label_id if segment["iscrowd"] else label_id * 1000 + segment["id"]
+                table[segment["id"]] = label_id if segment["iscrowd"] else label_id * FIRST_ID + segment["id"]
         return table[truth.numbers]
 
-    def summarize(self, records: Sequence[tuple[Any, ...]]) -> dict[str, float]:
-        from cityscapesscripts.evaluation import evalInstanceLevelSemanticLabeling as reference
-
-        names = list(self._names.values())
-        args = SimpleNamespace(
-            overlaps=reference.args.overlaps,
-            minRegionSizes=reference.args.minRegionSizes,
-            distanceThs=reference.args.distanceThs,
-            distanceConfs=reference.args.distanceConfs,
-            distanceAvailable=False,
-            instLabels=names,
-        )
-        matches = {position: self._matches(record) for position, record in enumerate(records)}
-        precision = np.array(
-            [[[_one_precision(reference, matches, args, name, t) for t in args.overlaps] for name in names]]
-        )
+    def summarize(self, records: Sequence[Record]) -> dict[str, float]:
+        precision = np.array([cityscapes_ap.class_precision(class_record(records, label)) for label in self._names])
         if np.isnan(precision).all():
             return {"AP": NAN, "AP50": NAN}
-        averages = reference.computeAverages(precision, args)
-        results = {"AP": 100 * float(averages["allAp"]), "AP50": 100 * float(averages["allAp50%"])}
-        for name in names:
-            values = averages["classes"][name]
-            if not np.isnan(values["ap"]):
-                results[f"AP-{name}"] = 100 * float(values["ap"])
-                results[f"AP50-{name}"] = 100 * float(values["ap50%"])
-        return results
-
-    def _matches(self, record: tuple[Any, ...]) -> dict[str, dict[str, list[dict[str, Any]]]]:
-        """One image in the shape that ``evaluateMatches`` reads."""
-        true, predicted = record
-        sides: dict[str, dict[str, list[dict[str, Any]]]] = {
-            side: {name: [] for name in self._names.values()} for side in ("groundTruth", "prediction")
-        }
-        objects = {}
-        for instance_id, pixels in true:
-            one = {"instID": instance_id, "pixelCount": pixels, "medDist": -1, "distConf": 0.0, "matchedPred": []}
-            objects[instance_id] = one
-            sides["groundTruth"][self._names[_label(instance_id)]].append(one)
-        for label_id, score, pixels, void, overlaps in predicted:
-            found = {"confidence": score, "pixelCount": pixels, "voidIntersection": void}
-            matched = [{**objects[instance_id], "intersection": shared} for instance_id, shared in overlaps]
-            for instance_id, shared in overlaps:
-                objects[instance_id]["matchedPred"].append({**found, "intersection": shared})
-            sides["prediction"][self._names[label_id]].append({**found, "matchedGt": matched})
-        return sides
+        at_half = np.isclose(cityscapes_ap.OVERLAPS, 0.5)
+        results = {"AP": float(np.nanmean(precision)), "AP50": float(np.nanmean(precision[:, at_half]))}
+        for name, values in zip(self._names.values(), precision, strict=True):
+            if not np.isnan(values).any():
+                results[f"AP-{name}"] = float(np.average(values))
+                results[f"AP50-{name}"] = float(values[at_half][0])
+        return {name: 100 * value for name, value in results.items()}
 
 
+FIRST_ID = cityscapes_ap.FIRST_INSTANCE_ID
 NOT_AN_INSTANCE = 11  # Cityscapes' building: a label that is neither void nor an instance
 
 
-def _label(instance_id: int) -> int:
-    """Cityscapes writes label * 1000 + number for an object and the bare label for a group or stuff."""
-    return int(instance_id) if instance_id < 1000 else int(instance_id) // 1000
-
-
-def _one_precision(reference: Any, matches: Mapping[Any, Any], args: Any, name: str, overlap: float) -> float:
-    one = SimpleNamespace(**{**vars(args), "instLabels": [name], "overlaps": np.array([overlap])})
-    try:
-        return float(reference.evaluateMatches(matches, one)[0, 0, 0])
-    except IndexError:
-        # It reads the last element of the sorted scores, and there is none when all predictions are ignored.
-        return 0.0
+def class_record(records: Sequence[Record], label: int) -> cityscapes_ap.ClassRecord:
+    """The records of :class:`CityscapesAP` of all images, for one of its labels."""
+    true_areas: list[int] = []
+    is_group: list[bool] = []
+    predictions: list[tuple[float, int, int]] = []
+    pairs: list[tuple[int, int, int]] = []
+    for true, predicted in records:
+        position_of = {}
+        for instance_id, area in true:
+            if label in (instance_id, instance_id // FIRST_ID):
+                position_of[instance_id] = len(true_areas)
+                true_areas.append(area)
+                is_group.append(instance_id < FIRST_ID)
+        for found_label, score, area, void, overlaps in predicted:
+            if found_label == label:
+                pairs += [(len(predictions), position_of[instance_id], shared) for instance_id, shared in overlaps]
+                predictions.append((score, area, void))
+    scores, areas, void = np.array(predictions, dtype=np.float64).reshape(-1, 3).T
+    return cityscapes_ap.ClassRecord(
+        true_areas=np.array(true_areas, dtype=np.int64),
+        is_group=np.array(is_group, dtype=bool),
+        scores=scores,
+        areas=areas.astype(np.int64),
+        void=void.astype(np.int64),
+        pairs=np.array(pairs, dtype=np.int64).reshape(-1, 3),
+    )

@@ -153,10 +153,9 @@ def test_coco_ap_equals_pycocotools_on_masks(seed, tmp_path):
                 true.append({**one, "category_id": segment["category_id"], "iscrowd": segment["iscrowd"], "bbox": []})
         instances = output["instances"]
         for number in range(len(instances)):
-            if instances.pred_masks[number].any():
-                one = {"image_id": index, "segmentation": rle(instances.pred_masks[number].numpy())}
-                score, category = float(instances.scores[number]), int(instances.pred_classes[number])
-                predicted.append({**one, "category_id": category, "score": score})
+            one = {"image_id": index, "segmentation": rle(instances.pred_masks[number].numpy())}
+            score, category = float(instances.scores[number]), int(instances.pred_classes[number])
+            predicted.append({**one, "category_id": category, "score": score})
     content = {
         "images": [{"id": index, "height": 96, "width": 160} for index in range(3)],
         "categories": [{"id": category, "name": CLASSES[category]} for category in (1, 2, 3)],
