@@ -16,7 +16,7 @@ from panoptic_plugin.config import load_config
 from panoptic_plugin.data.catalog import check_dataset_names, check_num_classes, register_custom_datasets
 from panoptic_plugin.data.validate.training import check_before_training
 from panoptic_plugin.engine.benchmark import benchmark
-from panoptic_plugin.engine.checkpoint import PluginCheckpointer
+from panoptic_plugin.engine.inference import load_for_inference
 from panoptic_plugin.engine.launch import choose_num_gpus, launch
 from panoptic_plugin.engine.model import check_device
 from panoptic_plugin.engine.setup import set_up_job
@@ -150,9 +150,7 @@ def evaluate(cfg, *, resume: bool = False) -> dict:
     Raises:
         CheckpointError: the weights are missing, damaged or do not fit.
     """
-    model = PanopticTrainer.build_model(cfg)
-    checkpointer = PluginCheckpointer(model, cfg.OUTPUT_DIR, eval_only=True)
-    checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
+    model = load_for_inference(cfg, resume=resume)
     if cfg.MODEL.PANOPTIC_DEEPLAB.BENCHMARK_NETWORK_SPEED:
         return benchmark(model, PanopticTrainer.build_test_loader(cfg, cfg.DATASETS.TEST[0]), cfg.OUTPUT_DIR)
     results = PanopticTrainer.test(cfg, model)

@@ -18,6 +18,9 @@ WARMUP_METHODS = ("linear", "constant")
 # Those of Detectron2 0.6; a newer one may know more, so a name that is not here is tried before it is refused.
 SCHEDULERS = ("WarmupPolyLR", "WarmupMultiStepLR", "WarmupCosineLR")
 
+# Where SGD, Adam and AdamW of the oldest supported PyTorch have a fused kernel.
+FUSED_DEVICES = ("cuda", "cpu")
+
 Clipper = Callable[[Iterable[nn.Parameter]], None]
 
 
@@ -46,7 +49,9 @@ def build_optimizer(cfg, model: nn.Module) -> torch.optim.Optimizer:
 
 
 def _sgd(solver, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-    return torch.optim.SGD(
+    return _fused_where_possible(
+        solver,
+        torch.optim.SGD,
         groups,
         lr=solver.BASE_LR,
         momentum=solver.MOMENTUM,
@@ -56,11 +61,31 @@ def _sgd(solver, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
 
 
 def _adam(solver, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-    return torch.optim.Adam(groups, lr=solver.BASE_LR, weight_decay=solver.WEIGHT_DECAY)
+    return _fused_where_possible(solver, torch.optim.Adam, groups, lr=solver.BASE_LR, weight_decay=solver.WEIGHT_DECAY)
 
 
 def _adamw(solver, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(groups, lr=solver.BASE_LR, weight_decay=solver.WEIGHT_DECAY)
+    return _fused_where_possible(solver, torch.optim.AdamW, groups, lr=solver.BASE_LR, weight_decay=solver.WEIGHT_DECAY)
+
+
+def _fused_where_possible(solver, kind: type, groups: list[dict[str, Any]], **arguments: Any) -> torch.optim.Optimizer:
+    """With ``SOLVER.FUSED`` one kernel for all weights, where PyTorch has it for their device and dtype."""
+    parameters = [parameter for group in groups for parameter in group["params"]]
+    fused = solver.FUSED and all(p.is_floating_point() and p.device.type in FUSED_DEVICES for p in parameters)
+    return kind(groups, fused=fused, **arguments)
+
+
+def match_memory_formats(optimizer: torch.optim.Optimizer) -> None:
+    """Give the state of each parameter the parameter's order in memory, in place.
+
+    A checkpoint may come from a run with another ``MODEL.CHANNELS_LAST``. Fused optimizers walk through the memory of
+    parameter and state side by side, and would mix up the values of a state in another order.
+    """
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            of_weights = isinstance(value, torch.Tensor) and value.shape == parameter.shape
+            if of_weights and value.stride() != parameter.stride():
+                state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 OPTIMIZERS = {"SGD": _sgd, "ADAM": _adam, "ADAMW": _adamw}

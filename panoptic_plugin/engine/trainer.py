@@ -15,9 +15,12 @@ from detectron2.utils.events import EventStorage
 from torch import nn
 
 from panoptic_plugin.data.loader import build_test_loader, build_train_loader
+from panoptic_plugin.engine.averaging import CHECKPOINT_KEY, build_averaged_weights
+from panoptic_plugin.engine.best_checkpoint import BestCheckpointHook
 from panoptic_plugin.engine.checkpoint import PluginCheckpointer
 from panoptic_plugin.engine.hooks import EvaluationHook
-from panoptic_plugin.engine.model import build_model, share_buffers, unwrap, wrap_distributed
+from panoptic_plugin.engine.inference import for_inference
+from panoptic_plugin.engine.model import build_model, prepare_for_training, share_buffers, unwrap, wrap_distributed
 from panoptic_plugin.engine.optim import build_lr_scheduler, build_optimizer
 from panoptic_plugin.engine.train_step import build_train_step
 from panoptic_plugin.engine.writers import make_writers
@@ -37,6 +40,7 @@ class PanopticTrainer(DefaultTrainer):
 
     Attributes:
         scheduler: the learning-rate schedule.
+        averaged: moving averages of the weights, None without ``MODEL.EMA``.
         checkpointer: saves and loads model and trainer state in ``cfg.OUTPUT_DIR``.
         cfg: the config, scaled to the number of processes where ``SOLVER.REFERENCE_WORLD_SIZE`` asks for it.
     """
@@ -46,12 +50,15 @@ class PanopticTrainer(DefaultTrainer):
         TrainerBase.__init__(self)
         cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
         model = self.build_model(cfg)
+        model = prepare_for_training(cfg, model)
+        self.averaged = build_averaged_weights(cfg, model)
         optimizer = self.build_optimizer(cfg, model)
         data_loader = self.build_train_loader(cfg)
         model = wrap_distributed(model)
-        self._trainer = build_train_step(cfg, model, data_loader, optimizer)
+        self._trainer = build_train_step(cfg, model, data_loader, optimizer, self.averaged)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
-        self.checkpointer = PluginCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+        saved_along = {} if self.averaged is None else {CHECKPOINT_KEY: self.averaged}
+        self.checkpointer = PluginCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self), **saved_along)
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg
@@ -92,7 +99,9 @@ class PanopticTrainer(DefaultTrainer):
 
     def _evaluate(self) -> dict[str, Any] | None:
         share_buffers(self.model)
-        self._last_eval_results = self.test(self.cfg, unwrap(self.model))
+        averages = None if self.averaged is None else self.averaged.state_dict()
+        model = for_inference(self.cfg, unwrap(self.model), averages)
+        self._last_eval_results = self.test(self.cfg, model)
         return self._last_eval_results
 
     def resume_or_load(self, resume: bool = True) -> None:

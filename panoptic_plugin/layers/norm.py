@@ -39,30 +39,36 @@ def make_norm(name: str, channels: int, *, eps: float = 1e-5) -> nn.Module:
     return norm
 
 
-def replace_sync_batch_norm(module: nn.Module) -> nn.Module:
-    """Put Detectron2's NaiveSyncBatchNorm in the place of each ``nn.SyncBatchNorm``, which trains on GPUs only.
+def replace_sync_batch_norm(module: nn.Module, *, distributed: bool) -> nn.Module:
+    """Exchange each ``nn.SyncBatchNorm`` for what computes the same where it does not work or is of no use.
 
-    Keys, parameters and buffers stay the same tensors. For training on CPUs with several gloo processes.
+    Keys, parameters and buffers stay the same tensors.
+
+    Args:
+        module: the network.
+        distributed: Detectron2's NaiveSyncBatchNorm, which trains on CPUs in several processes too; otherwise plain
+            ``nn.BatchNorm2d``, for one process.
 
     Returns:
         ``module`` itself, changed in place; or the replacement, where it is a ``nn.SyncBatchNorm``.
     """
     if isinstance(module, nn.SyncBatchNorm):
-        return _naive_sync_batch_norm(module)
+        return _without_sync(module, distributed)
     for name, child in module.named_children():
-        replacement = replace_sync_batch_norm(child)
+        replacement = replace_sync_batch_norm(child, distributed=distributed)
         if replacement is not child:
             setattr(module, name, replacement)
     return module
 
 
-def _naive_sync_batch_norm(norm: nn.SyncBatchNorm) -> nn.Module:
+def _without_sync(norm: nn.SyncBatchNorm, distributed: bool) -> nn.Module:
     # stats_mode "N" weighs the processes by their number of images, as nn.SyncBatchNorm does for equal sizes.
-    naive = NaiveSyncBatchNorm(norm.num_features, norm.eps, norm.momentum, stats_mode="N")
-    naive.weight, naive.bias = norm.weight, norm.bias
+    arguments = (norm.num_features, norm.eps, norm.momentum)
+    replacement = NaiveSyncBatchNorm(*arguments, stats_mode="N") if distributed else nn.BatchNorm2d(*arguments)
+    replacement.weight, replacement.bias = norm.weight, norm.bias
     for buffer in ("running_mean", "running_var", "num_batches_tracked"):
-        setattr(naive, buffer, getattr(norm, buffer))
-    return naive.train(norm.training)
+        setattr(replacement, buffer, getattr(norm, buffer))
+    return replacement.train(norm.training)
 
 
 @torch.no_grad()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -141,3 +142,119 @@ def test_state_restores_optimizer_and_iteration():
     assert other.iter == 1
     restored, saved = (one.optimizer.state_dict()["state"][0] for one in (other, step))
     assert restored["step"] == 2 and torch.equal(restored["exp_avg"], saved["exp_avg"])
+
+
+def big_batch(count=8):
+    generator = torch.Generator().manual_seed(5)
+    return [{"x": torch.randn(4, generator=generator), "file_name": f"{i}.png"} for i in range(count)]
+
+
+@pytest.mark.parametrize("parts", [2, 3, 8])
+def test_parts_of_a_batch_give_the_gradient_of_the_whole(parts):
+    whole, cut = Regression(), Regression()
+    cut.load_state_dict(whole.state_dict())
+    steps = [
+        TrainStep(model, [big_batch(), big_batch()], torch.optim.Adam(model.parameters(), lr=0.1), accumulate_steps=n)
+        for model, n in ((whole, 1), (cut, parts))
+    ]
+    expected, found = (run(step, 2) for step in steps)
+    for a, b in zip(cut.parameters(), whole.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
+    for name in ("total_loss", "loss_a", "grad_norm"):
+        assert found.history(name).latest() == pytest.approx(expected.history(name).latest(), rel=1e-6)
+
+
+def test_processes_exchange_gradients_in_the_last_part_only():
+    class Wrapped(Regression):
+        inside, seen = False, ()
+
+        @contextmanager
+        def no_sync(self):
+            self.inside = True
+            yield
+            self.inside = False
+
+        def forward(self, batch):
+            self.seen = (*self.seen, self.inside)
+            return super().forward(batch)
+
+    model = Wrapped()
+    run(TrainStep(model, [big_batch()], torch.optim.SGD(model.parameters(), lr=0.1), accumulate_steps=4), 1)
+    assert model.seen == (True, True, True, False)
+
+
+@pytest.mark.parametrize("value", [0, 3])
+def test_a_number_of_parts_that_cannot_be_is_refused(value):
+    cfg = get_cfg()
+    cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.ACCUMULATE_STEPS = 2, value
+    model = Regression()
+    with pytest.raises(ConfigError, match=f"SOLVER.ACCUMULATE_STEPS is {value}, expected 1 to 2"):
+        build_train_step(cfg, model, batches(), torch.optim.SGD(model.parameters(), lr=0.1))
+
+
+def fused(model, kind=torch.optim.SGD):
+    return kind(model.parameters(), lr=0.1, fused=True)
+
+
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW])
+@pytest.mark.parametrize("fault", ["fault", "bad_gradient"])
+def test_losses_read_later_have_changed_no_weight_since_the_fault(kind, fault):
+    model = Regression()
+    data = [*batches(**{fault: True}), *batches()]
+    step = TrainStep(model, data, fused(model, kind), read_when=lambda iteration: iteration == 6)
+    run(step, 3)
+    before = copy.deepcopy(model.state_dict())
+    with EventStorage(3) as storage:
+        for step.iter in range(3, 6):
+            step.run_step()
+            assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+        step.iter = 6
+        with pytest.raises(FloatingPointError, match="iteration=3"):
+            step.run_step()
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert storage.history("total_loss").values()[-1][1] == 2
+
+
+def test_losses_read_later_are_logged_under_their_own_iterations():
+    logged = []
+    for read_when in (lambda iteration: True, lambda iteration: iteration == 3):
+        torch.manual_seed(0)
+        model = Regression()
+        logged.append(run(TrainStep(model, batches(), fused(model), read_when=read_when)).history("loss_a").values())
+    assert logged[0] == logged[1]
+    assert [iteration for _, iteration in logged[0]] == [0, 1, 2, 3]
+
+
+def test_losses_are_read_before_anything_is_logged_saved_or_evaluated():
+    cfg = get_cfg()
+    cfg.SOLVER.MAX_ITER, cfg.SOLVER.CHECKPOINT_PERIOD, cfg.TEST.EVAL_PERIOD = 90, 35, 25
+    cfg.SOLVER.LOSS_READ_PERIOD = 60
+    model = Regression()
+    step = build_train_step(cfg, model, batches(), fused(model))
+    done = [iteration + 1 for iteration in range(90) if step.read_when(iteration)]
+    assert done == [20, 25, 35, 40, 50, 60, 70, 75, 80, 90]
+
+
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.Adam])
+def test_a_fused_optimizer_goes_on_from_a_state_in_another_memory_format(kind):
+    def steps(model, optimizer, seeds):
+        for seed in seeds:
+            torch.manual_seed(seed)
+            optimizer.zero_grad()
+            model(torch.randn(2, 3, 6, 6)).square().mean().backward()
+            optimizer.step()
+
+    def make(memory_format):
+        model = nn.Conv2d(3, 4, 3).to(memory_format=memory_format)
+        arguments = {"momentum": 0.9} if kind is torch.optim.SGD else {}
+        return model, kind(model.parameters(), lr=0.1, fused=True, **arguments)
+
+    first, optimizer = make(torch.contiguous_format)
+    steps(first, optimizer, (1, 2))
+    second, resumed = make(torch.channels_last)
+    second.load_state_dict(first.state_dict())
+    saved = {"iteration": 1, "optimizer": copy.deepcopy(optimizer.state_dict())}
+    TrainStep(second, [], resumed).load_state_dict(saved)
+    steps(first, optimizer, (3, 4))
+    steps(second, resumed, (3, 4))
+    torch.testing.assert_close(second.weight, first.weight)

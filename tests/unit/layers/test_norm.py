@@ -48,13 +48,14 @@ def test_unknown_norm_names_the_key_and_the_choices(name):
         make_norm(name, 8)
 
 
-def test_sync_batch_norm_is_replaced_for_cpus_with_the_same_tensors():
+@pytest.mark.parametrize(("distributed", "kind"), [(True, NaiveSyncBatchNorm), (False, nn.BatchNorm2d)])
+def test_sync_batch_norm_is_replaced_with_the_same_tensors(distributed, kind):
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Sequential(nn.SyncBatchNorm(4, eps=1e-3))).eval()
     keys, x = list(model.state_dict()), torch.randn(2, 3, 5, 5)
     model[1][0].running_var.fill_(2.0)
     expected, weight = model(x), model[1][0].weight
-    assert replace_sync_batch_norm(model) is model
-    assert isinstance(model[1][0], NaiveSyncBatchNorm) and model[1][0].weight is weight
+    assert replace_sync_batch_norm(model, distributed=distributed) is model
+    assert type(model[1][0]) is kind and model[1][0].weight is weight
     assert list(model.state_dict()) == keys
     torch.testing.assert_close(model(x), expected)
 
