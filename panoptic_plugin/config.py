@@ -7,21 +7,18 @@ loader and can never run code.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from detectron2.config import CfgNode
 from detectron2.config import get_cfg as get_detectron2_cfg
 
 from panoptic_plugin.backbones.config import add_backbone_config
+from panoptic_plugin.config_files import base_chain
 from panoptic_plugin.errors import ConfigError
 from panoptic_plugin.registry import suggestion
 from panoptic_plugin.systems.panoptic_deeplab.config import add_panoptic_deeplab_keys
-
-MAX_BASE_DEPTH = 8
 
 
 def get_cfg() -> CfgNode:
@@ -50,6 +47,9 @@ def _add_common_keys(cfg: CfgNode) -> None:
     # Random brightness, contrast and saturation, each within +-20 %.
     cfg.INPUT.COLOR_JITTER = False
     # Share of the training samples that get objects of another training image pasted in.
+    cfg.INPUT.COPY_PASTE_PROB = 0.0
+    # Random quarter turns, for images without an up side (microscopy, aerial photos).
+    cfg.INPUT.ROTATE90 = False
     # Weights and features in memory as N, H, W, C while training: faster convolutions on CPUs, and on GPUs with AMP.
     cfg.MODEL.CHANNELS_LAST = False
     # torch.compile for the backbone and the heads, in its mode MODE; where it does not work, training goes on without.
@@ -64,11 +64,11 @@ def _add_common_keys(cfg: CfgNode) -> None:
     # Iterations between two looks at the losses. A GPU waits at each; a loss that is not finite is noticed then, and
     # has changed no weight.
     cfg.SOLVER.LOSS_READ_PERIOD = 20
-    cfg.INPUT.COPY_PASTE_PROB = 0.0
-    # Random quarter turns, for images without an up side (microscopy, aerial photos).
-    cfg.INPUT.ROTATE90 = False
     # Precision of autocast where SOLVER.AMP.ENABLED: "float16" (CUDA only) or "bfloat16".
     cfg.SOLVER.AMP.DTYPE = "float16"
+    # Write model_best.pth after an evaluation that is better than all before it: the first of these figures that the
+    # evaluation yields decides. An empty list writes none.
+    cfg.TEST.BEST_METRICS = ["panoptic_seg/PQ", "sem_seg/mIoU"]
     # Images a batch in evaluation.
     cfg.TEST.BATCH_SIZE = 1
     # Evaluate, draw and time with the batch norms multiplied into the convolutions before them, and with features in
@@ -84,7 +84,9 @@ def load_config(path: str | Path, overrides: Sequence[Any] = ()) -> CfgNode:
 
     Args:
         path: the YAML file. Its ``_BASE_`` names one file or a list of files, relative to it; later ones win, and
-            the file itself wins over all of them.
+            the file itself wins over all of them. Base files are local and lie below the ``configs`` folder (or the
+            folder) of ``path``, the configs of this project, the working directory, or a folder listed in
+            ``$PANOPTIC_CONFIG_ROOTS``.
         overrides: KEY, VALUE, KEY, VALUE, ... as they stand on a command line.
 
     Returns:
@@ -95,60 +97,10 @@ def load_config(path: str | Path, overrides: Sequence[Any] = ()) -> CfgNode:
             a cycle of ``_BASE_``; the message names the file and the key.
     """
     cfg = get_cfg()
-    for file, content in _base_chain(Path(path), ()):
+    for file, content in base_chain(Path(path)):
         _merge_file(cfg, file, content)
     _merge_overrides(cfg, list(overrides))
     return cfg
-
-
-def _base_chain(path: Path, below: tuple[Path, ...]) -> Iterable[tuple[Path, dict[str, Any]]]:
-    """(file, its own content) of everything that ``path`` builds on, in merging order, then ``path`` itself."""
-    resolved = path.expanduser().resolve()
-    if resolved in below:
-        chain = " -> ".join(str(file) for file in (*below, resolved))
-        raise ConfigError(f"{path}: _BASE_ leads back to a file that is being read ({chain}); remove one link")
-    if len(below) >= MAX_BASE_DEPTH:
-        raise ConfigError(f"{below[0]}: _BASE_ is nested more than {MAX_BASE_DEPTH} deep; flatten it")
-    content = _read_yaml(path)
-    bases = content.pop("_BASE_", [])
-    for base in [bases] if isinstance(bases, str) else bases:
-        if not isinstance(base, str) or re.match(r"\w+://", base):
-            raise ConfigError(f"{path}: _BASE_ holds {base!r}; expected a local file or a list of local files")
-        yield from _base_chain(resolved.parent / Path(base).expanduser(), (*below, resolved))
-    yield resolved, content
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """The safe loader, which also refuses a key that stands twice in one mapping."""
-
-    def construct_mapping(self, node, deep=False):
-        seen: set[Hashable] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=deep)
-            if key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands twice", key_node.start_mark)
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        folder = path.parent
-        there = sorted(file.name for file in folder.glob("*.yaml")) if folder.is_dir() else []
-        hint = suggestion(path.name, there) if there else f"The folder {folder} holds no YAML file."
-        raise ConfigError(f"config file {path} does not exist. {hint}")
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        if "could not determine a constructor for the tag" in reason:
-            reason += "; a config file is data and runs no code: write the value out literally"
-        raise ConfigError(f"config file {path} cannot be read: {reason}") from None
-    if content is None:
-        content = {}
-    if not isinstance(content, dict):
-        raise ConfigError(f"config file {path} holds a {type(content).__name__}, expected KEY: VALUE lines")
-    return content
 
 
 def _merge_file(cfg: CfgNode, path: Path, content: dict[str, Any]) -> None:

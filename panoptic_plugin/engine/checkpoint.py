@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,16 +16,25 @@ from urllib.parse import parse_qs
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.utils import comm
 from torch import nn
 
 from panoptic_plugin.engine.checkpoint_file import (
     WRAPPERS,
     check_file,
+    compare_sha256,
     is_array,
     load_checkpoint_file,
     load_state_dict_file,
     unwrap,
     write_atomically,
+)
+from panoptic_plugin.engine.checkpoint_history import (
+    BEST,
+    POINTER,
+    newest_readable,
+    remove_leftovers,
+    resume_candidates,
 )
 from panoptic_plugin.errors import CheckpointError
 
@@ -69,13 +79,15 @@ class PluginCheckpointer(DetectionCheckpointer):
         self._complete = eval_only
         self._query: dict[str, list[str]] = {}
         self._path = ""
+        self._at_hand: tuple[str, Any] | None = None  # a file whose content was read when it was checked
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
         """Load a checkpoint; an empty path loads nothing.
 
         Args:
             path: a local file, or anything Detectron2's path manager resolves (``detectron2://``, ``https://``).
-                ``?matching_heuristics=True`` at its end matches names by their ends, in every Detectron2 version.
+                ``?matching_heuristics=True`` at its end matches names by their ends, in every Detectron2 version;
+                ``?sha256=HEX`` compares the file with that checksum. A URL without one is loaded with a warning.
             checkpointables: names of the objects to restore, by default all.
 
         Returns:
@@ -96,31 +108,72 @@ class PluginCheckpointer(DetectionCheckpointer):
                 self._parsed_url_during_load = None
 
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
-        """The last checkpoint of ``save_dir`` with everything in it; or, without one, the weights of ``path`` alone.
+        """The newest good checkpoint of ``save_dir`` with everything in it; or, without any, the weights of ``path``.
+
+        That is the one which ``last_checkpoint`` names. Where it is lost or damaged, the newest of the others that
+        can be read takes its place, with a warning; so a run never starts from scratch where it could go on.
+        All processes take the file that the main process has chosen, or fail together.
 
         Raises:
-            CheckpointError: as :meth:`load`; a run that is resumed must fit the model completely.
+            CheckpointError: as :meth:`load`; a run that is resumed must fit the model completely. Or there are
+                checkpoints and none can be read.
         """
-        self._complete = self.eval_only or (resume and self.has_checkpoint())
+        if not (resume and self.has_checkpoint()):
+            return super().resume_or_load(path, resume=False)
+        self._complete = True
         try:
-            return super().resume_or_load(path, resume=resume)
+            return self.load(self._chosen() if "://" not in self.save_dir else self.get_checkpoint_file())
         finally:
-            self._complete = self.eval_only
+            self._complete, self._at_hand = self.eval_only, None
+
+    def has_checkpoint(self) -> bool:
+        """Whether ``save_dir`` holds ``last_checkpoint``, or a checkpoint of a training without it."""
+        if super().has_checkpoint():
+            return True
+        return "://" not in self.save_dir and bool(resume_candidates(Path(self.save_dir)))
 
     def get_checkpoint_file(self) -> str:
-        """The file that ``last_checkpoint`` names.
+        """The file to resume from first; "" where there is none. It need not exist, see :meth:`resume_or_load`."""
+        if "://" in self.save_dir:
+            return super().get_checkpoint_file()
+        candidates = resume_candidates(Path(self.save_dir))
+        return str(candidates[0]) if candidates else ""
 
-        Raises:
-            CheckpointError: ``last_checkpoint`` is empty, or its file is gone.
-        """
-        path = super().get_checkpoint_file()
-        if path and not self.path_manager.isfile(path):
-            raise CheckpointError(
-                f"{os.path.join(self.save_dir, 'last_checkpoint')} names {os.path.basename(path)!r}, which is not in "
-                f"that folder. {_others(self.get_all_checkpoint_files())} Write the name of one of them into "
-                "last_checkpoint, or start anew without --resume."
-            )
+    def _chosen(self) -> str:
+        """The checkpoint that the main process can read, on all processes."""
+        chosen: tuple[str, str] = ("", "")
+        if comm.is_main_process():
+            try:
+                chosen = (str(self._newest_good()), "")
+            except CheckpointError as error:
+                chosen = ("", str(error))
+        path, fault = comm.all_gather(chosen)[0]
+        if fault:
+            raise CheckpointError(fault)
+        self._fail_together(path)
         return path
+
+    def _newest_good(self) -> Path:
+        folder = Path(self.save_dir)
+        if self.save_to_disk:
+            remove_leftovers(folder)
+        candidates = resume_candidates(folder)
+        if not candidates:
+            raise CheckpointError(
+                f"{folder / POINTER} names no checkpoint, and there is none in that folder. Put back a copy, or start "
+                "anew without --resume"
+            )
+        path, content = newest_readable(candidates, load_checkpoint_file)
+        self._at_hand = (str(path), content)
+        return path
+
+    def _fail_together(self, path: str) -> None:
+        faults = comm.all_gather("" if os.path.isfile(path) else f"{path} does not exist on {os.uname().nodename}")
+        if any(faults):
+            raise CheckpointError(
+                f"{' | '.join(filter(None, faults))}. All machines must see the same OUTPUT_DIR: put it on a shared "
+                "file system, or copy the checkpoint to each machine"
+            )
 
     def save(self, name: str, **kwargs: Any) -> None:
         """Write ``<save_dir>/<name>.pth`` and then note it in ``last_checkpoint``, each in one step.
@@ -139,14 +192,15 @@ class PluginCheckpointer(DetectionCheckpointer):
         path = os.path.join(self.save_dir, f"{name}.pth")
         logger.info("Saving checkpoint to %s", path)
         write_atomically(path, lambda stream: torch.save(content, stream))
-        self.tag_last_checkpoint(os.path.basename(path))
+        if name != BEST:
+            self.tag_last_checkpoint(os.path.basename(path))
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         if "://" in self.save_dir:
             super().tag_last_checkpoint(last_filename_basename)
             return
         write_atomically(
-            os.path.join(self.save_dir, "last_checkpoint"), lambda stream: stream.write(last_filename_basename.encode())
+            os.path.join(self.save_dir, POINTER), lambda stream: stream.write(last_filename_basename.encode())
         )
 
     def _local_path(self, path: str) -> str:
@@ -158,10 +212,17 @@ class PluginCheckpointer(DetectionCheckpointer):
                 "download it by hand and set MODEL.WEIGHTS to the file"
             ) from cause
         check_file(local_path)
+        checksums = self._query.get("sha256", [])
+        for checksum in checksums:
+            compare_sha256(local_path, checksum)
+        if re.match(r"https?://", path) and not checksums:
+            logger.warning("%s is loaded unchecked; add ?sha256=HEX to the address to compare its checksum", path)
         return local_path
 
     def _load_file(self, filename: str) -> dict[str, Any]:
-        checkpoint = _detectron2_format(load_checkpoint_file(filename), filename)
+        at_hand, self._at_hand = self._at_hand, None
+        content = at_hand[1] if at_hand and at_hand[0] == filename else load_checkpoint_file(filename)
+        checkpoint = _detectron2_format(content, filename)
         if self._query.get("matching_heuristics") == ["True"]:
             checkpoint["matching_heuristics"] = True
         return checkpoint
@@ -278,8 +339,3 @@ def _by_end(key: str, shapes: dict[str, tuple[int, ...]]) -> tuple[int, ...] | N
 def _listed(items: list[str]) -> str:
     more = f" and {len(items) - MAX_LISTED} more" if len(items) > MAX_LISTED else ""
     return (", ".join(items[:MAX_LISTED]) + more) or "none"
-
-
-def _others(files: list[str]) -> str:
-    names = sorted(os.path.basename(file) for file in files)
-    return f"There is {', '.join(names[-3:])}." if names else "There is no other checkpoint."
