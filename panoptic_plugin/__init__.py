@@ -15,6 +15,8 @@ Reading order for the source:
 7. ``engine/`` and ``cli/``: the trainer and the scripts.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from panoptic_plugin import compat
 
 compat.apply()
@@ -23,4 +25,16 @@ from panoptic_plugin import register  # noqa: E402, F401  (fills the registries,
 from panoptic_plugin.config import get_cfg, load_config  # noqa: E402
 from panoptic_plugin.version import __version__  # noqa: E402
 
-__all__ = ["__version__", "get_cfg", "load_config"]
+if TYPE_CHECKING:
+    from panoptic_plugin.engine.predictor import load_model
+
+__all__ = ["__version__", "get_cfg", "load_config", "load_model"]
+
+
+def __getattr__(name: str) -> Any:
+    """``load_model`` is imported when it is used: training and configs need nothing of it."""
+    if name == "load_model":
+        from panoptic_plugin.engine.predictor import load_model
+
+        return load_model
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

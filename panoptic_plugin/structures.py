@@ -8,11 +8,18 @@ colour, ``R + 256 G + 65536 B``, and 0 is void.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import DTypeLike
+
+from panoptic_plugin.errors import UserError
+
+if TYPE_CHECKING:
+    from detectron2.structures import Instances
 
 VOID = -1
 
@@ -105,15 +112,143 @@ class PanopticResult:
 
     Attributes:
         ids: int32 (H, W), ``category_id * label_divisor + instance_id``, void -1.
-        segments: one dict a segment: id, category_id, isthing, area (pixels), score (None for stuff).
+        segments: one dict a segment: id, category_id (contiguous), isthing, area (pixels), score (0 to 1, None for
+            stuff).
         label_divisor: see ``ids``.
+        metadata: of the dataset whose classes these are: names, colours, ids on disk. None: classes are numbers.
+        image: uint8 RGB (H, W, 3) that was segmented, if it is kept.
     """
 
     ids: np.ndarray
     segments: list[dict[str, Any]] = field(default_factory=list)
     label_divisor: int = 1000
+    metadata: Any = field(default=None, repr=False)
+    image: np.ndarray | None = field(default=None, repr=False)
 
     @property
     def semantic(self) -> np.ndarray:
         """int32 (H, W) contiguous category ids, void -1."""
         return decode_ids(self.ids, self.label_divisor)[0]
+
+    @property
+    def instances(self) -> Instances:
+        """The things as Detectron2's ``Instances`` on the CPU: pred_classes, pred_masks, pred_boxes, scores.
+
+        In the order of ``segments``; a thing without a score has 1.
+        """
+        import torch
+
+        from panoptic_plugin.postprocessing.instances import instances_of_panoptic
+
+        scored = [{**one, "score": 1.0 if one.get("score") is None else one["score"]} for one in self.segments]
+        return instances_of_panoptic(torch.from_numpy(self.ids.astype(np.int64)), scored)
+
+    def confident(self, threshold: float) -> PanopticResult:
+        """Without the things whose score is below ``threshold``; their pixels become void. Stuff stays."""
+        kept = [one for one in self.segments if one.get("score") is None or float(one["score"]) >= threshold]
+        if len(kept) == len(self.segments):
+            return self
+        left = {one["id"] for one in kept}
+        dropped = [one["id"] for one in self.segments if one["id"] not in left]
+        return replace(self, ids=np.where(np.isin(self.ids, dropped), np.int32(VOID), self.ids), segments=kept)
+
+    def draw(self, image: np.ndarray | None = None, *, alpha: float = 0.5, labels: bool = True) -> np.ndarray:
+        """The segmentation over its image.
+
+        Args:
+            image: uint8 RGB (H, W, 3); by default the image that was segmented, else grey.
+            alpha: opacity of the colours, 0 to 1.
+            labels: write class names and scores.
+
+        Returns:
+            A new uint8 RGB (H, W, 3) picture.
+        """
+        from panoptic_plugin.visualization.draw import draw_panoptic
+
+        below = self.image if image is None else image
+        if below is None:
+            below = np.full((*self.ids.shape, 3), 128, dtype=np.uint8)
+        return draw_panoptic(
+            below, self.ids, self.metadata, label_divisor=self.label_divisor, alpha=alpha,
+            segments_info=self.segments, labels=labels,
+        )  # fmt: skip
+
+    def to_coco(self, image_id: int | str = 0, file_name: str | None = None) -> tuple[dict[str, Any], np.ndarray]:
+        """As COCO's panoptic format stores it.
+
+        Args:
+            image_id: of the image in the JSON.
+            file_name: of the PNG; by default the image id's.
+
+        Returns:
+            The image's entry of ``annotations``: image_id, file_name, and segments_info with id, category_id (of the
+            dataset), area, bbox (x, y, width, height), iscrowd, and score where there is one; and the PNG's pixels,
+            uint8 RGB (H, W, 3). Its ids are those of ``ids`` plus 1, because 0 is void.
+        """
+        boxes = boxes_of_segments(self.ids, [one["id"] for one in self.segments])
+        dataset_ids = dataset_category_ids(self.metadata)
+        listed = []
+        for segment, (box, area) in zip(self.segments, boxes, strict=True):
+            category = int(segment["category_id"])
+            entry = {"id": int(segment["id"]) + 1, "category_id": dataset_ids.get(category, category)}
+            entry |= {"area": area, "bbox": box, "iscrowd": 0}
+            entry |= {key: segment[key] for key in ("score", "track_id") if segment.get(key) is not None}
+            listed.append(entry)
+        annotation = {"image_id": image_id, "file_name": file_name or f"{image_id}.png", "segments_info": listed}
+        return annotation, ids_to_rgb(np.maximum(self.ids, VOID) + 1)
+
+    def save(self, path: str | PathLike[str], *, ids: bool = False) -> None:
+        """Write the picture of :meth:`draw`, or with ``ids`` the PNG of :meth:`to_coco`.
+
+        Args:
+            path: its suffix decides the format.
+            ids: needs a format without loss.
+
+        Raises:
+            UserError: the file cannot be written, or ids would be lost in its format.
+        """
+        if ids and Path(path).suffix.lower() != ".png":
+            raise UserError(f"ids are saved as PNG, but the file is {path}; give it the suffix .png")
+        write_picture(path, self.to_coco()[1] if ids else self.draw())
+
+
+def dataset_category_ids(metadata: Any) -> dict[int, int]:
+    """Contiguous category id -> id in the dataset's JSON; empty where the metadata does not say."""
+    names = ("thing_dataset_id_to_contiguous_id", "stuff_dataset_id_to_contiguous_id")
+    return {index: one for name in names for one, index in (getattr(metadata, name, None) or {}).items()}
+
+
+def boxes_of_segments(ids: np.ndarray, segment_ids: Sequence[int]) -> list[tuple[list[int], int]]:
+    """([x, y, width, height], area) of each segment in pixels; ([0, 0, 0, 0], 0) for one without pixels."""
+    numbers = number_pixels(ids, segment_ids, dtype=np.int32)
+    per_row = _histogram(numbers, len(segment_ids))
+    per_column = _histogram(numbers.T, len(segment_ids))
+    boxes = []
+    for number in range(1, len(segment_ids) + 1):
+        rows, columns = np.flatnonzero(per_row[:, number]), np.flatnonzero(per_column[:, number])
+        if not len(rows):
+            boxes.append(([0, 0, 0, 0], 0))
+            continue
+        top, left = int(rows[0]), int(columns[0])
+        box = [left, top, int(columns[-1]) + 1 - left, int(rows[-1]) + 1 - top]
+        boxes.append((box, int(per_row[:, number].sum())))
+    return boxes
+
+
+def _histogram(numbers: np.ndarray, highest: int) -> np.ndarray:
+    """int64 (rows, highest + 1): how often a row holds each number."""
+    offsets = np.arange(numbers.shape[0], dtype=np.int64)[:, None] * (highest + 1)
+    counts = np.bincount((numbers + offsets).ravel(), minlength=numbers.shape[0] * (highest + 1))
+    return counts.reshape(-1, highest + 1)
+
+
+def write_picture(path: str | PathLike[str], rgb: np.ndarray) -> None:
+    """Write uint8 RGB (H, W, 3) in the format of the suffix; UserError where that fails."""
+    import cv2
+
+    try:
+        written = cv2.imwrite(str(path), np.ascontiguousarray(rgb[..., ::-1]))
+    except cv2.error as error:
+        raise UserError(f"{path} cannot be written: {' '.join(str(error.err).split())}") from None
+    if not written:
+        raise UserError(f"{path} cannot be written; check its suffix, the folder's permissions and the free space")

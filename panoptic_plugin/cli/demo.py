@@ -1,253 +1,297 @@
-"""Draw the panoptic segmentation of images: ``demo.py``, ``panoptic demo``."""
+"""Draw the panoptic segmentation of images, a video or a camera: ``demo.py``, ``panoptic demo``."""
 
 from __future__ import annotations
 
 import argparse
-import glob
-import json
+import contextlib
 import logging
-import os
+import signal
 import sys
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
-from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
+import torch
 from tqdm import tqdm
 
-from panoptic_plugin.cli.run import run_cli
-from panoptic_plugin.config import load_config
-from panoptic_plugin.data.catalog import check_dataset_names, register_custom_datasets
-from panoptic_plugin.data.reading import read_image
-from panoptic_plugin.engine.predictor import Predictor
+from panoptic_plugin.cli.demo_inputs import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Shot, find_inputs, image_shots, video_shots
+from panoptic_plugin.cli.demo_outputs import (
+    CocoJson,
+    Ids,
+    Output,
+    Pictures,
+    Video,
+    Window,
+    WindowClosed,
+    has_display,
+    is_file_name,
+    make_folder,
+    output_paths,
+)
+from panoptic_plugin.cli.run import INTERRUPTED, one_line, run_cli
+from panoptic_plugin.engine.predictor import PanopticPredictor, load_model
 from panoptic_plugin.engine.setup import set_up_logs
-from panoptic_plugin.errors import CheckpointError, ConfigError, UserError
-from panoptic_plugin.structures import ids_to_rgb
-from panoptic_plugin.visualization.draw import class_name, draw_panoptic, list_segments
+from panoptic_plugin.engine.streaming import Background, Prefetch, batches
+from panoptic_plugin.errors import UserError
+from panoptic_plugin.visualization.tracking import Tracker
+from panoptic_plugin.visualization.video import VideoReader
 
 logger = logging.getLogger(__name__)
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
-WINDOW = "panoptic demo"
-ESCAPE = 27
+FORMATS = ("overlay", "ids", "json")
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Options of the demo; those of Detectron2's demo keep their names."""
-    parser = argparse.ArgumentParser(description="Draw the panoptic segmentation of images.")
+    parser = argparse.ArgumentParser(description="Draw the panoptic segmentation of images, a video or a camera.")
     parser.add_argument("--config-file", required=True, metavar="FILE", help="config of the model")
-    parser.add_argument("--input", nargs="+", metavar="PATH", help="images, one quoted glob pattern, or a folder")
-    parser.add_argument("--output", metavar="PATH", help="folder for the pictures, or a file for a single input")
-    parser.add_argument("--video-input", metavar="FILE", help="not available yet")
-    parser.add_argument("--webcam", action="store_true", help="not available yet")
+    parser.add_argument("--input", nargs="+", metavar="PATH", help="images, folders, quoted glob patterns")
+    parser.add_argument("--video-input", metavar="FILE", help="a video")
+    parser.add_argument("--webcam", nargs="?", type=int, const=0, metavar="N", help="a camera, by number (default: 0)")
+    parser.add_argument(
+        "--output", metavar="PATH", help="a folder, or a file for one image or video; without it, a window is opened"
+    )
+    parser.add_argument(
+        "--output-format", nargs="+", choices=FORMATS, default=["overlay"], metavar="FORMAT",
+        help="of overlay (pictures or a video), ids (PNGs of ids) and json (COCO's panoptic format) (default: overlay)",
+    )  # fmt: skip
     parser.add_argument(
         "--confidence-threshold", type=float, default=0.0, metavar="X",
-        help="leave out things whose score is below X, from 0 to 1 (default: %(default)s, draw all)",
+        help="things whose score is below X, from 0 to 1, become void (default: %(default)s, keep all)",
     )  # fmt: skip
     parser.add_argument("--weights", metavar="PATH", help="short for --opts MODEL.WEIGHTS PATH")
     parser.add_argument("--device", metavar="NAME", help="short for --opts MODEL.DEVICE NAME: cuda or cpu")
     parser.add_argument(
-        "--save-ids", action="store_true", help="also write the ids (PNG, COCO's panoptic coding) and segments (JSON)"
+        "--batch-size", type=int, metavar="N", help="images that run together (default: 4 on a GPU, 1 on a CPU)"
     )
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE overrides of the config")
     return parser
 
 
+@dataclass
+class Job:
+    """What is read and where it goes.
+
+    Attributes:
+        shots: a function that starts the reading; its argument is INPUT.MAX_IMAGE_PIXELS.
+        total: how many shots there are; None where nobody knows.
+        outputs: a function that opens the outputs; its argument is the metadata.
+        video: the shots follow each other in time.
+        live: they come from a camera.
+        window: they are shown, and there is no file.
+    """
+
+    shots: Any
+    total: int | None
+    outputs: Any
+    video: bool = False
+    live: bool = False
+    window: bool = False
+
+
 def run(args: argparse.Namespace) -> int:
-    """Check everything that can be checked before the model is loaded, then draw image after image."""
+    """Check everything that can be checked before the model is loaded, then read, predict and write side by side."""
     _check_arguments(args)
-    inputs = find_inputs(args.input)
-    outputs = output_paths(inputs, args.output) if args.output else [None] * len(inputs)
-    cfg = _load_config(args)
-    metadata = _metadata(cfg)
     set_up_logs(None)
-    predictor = Predictor(cfg)
-    # A bar that is drawn over log lines helps nobody, so it is for terminals only.
-    for path, output in tqdm(list(zip(inputs, outputs, strict=True)), unit="image", disable=None):
-        image = read_image(str(path), "RGB")
-        started = time.perf_counter()
-        ids, segments = confident_segments(predictor(image), metadata, args.confidence_threshold)
-        seconds = time.perf_counter() - started
-        logger.info("%s: %d segments in %.2f s", path, len(segments), seconds)
-        picture = draw_panoptic(image, ids, metadata, segments_info=segments)
-        if output is None:
-            if not _show(picture):
-                break
-            continue
-        _write_image(output, picture)
-        if args.save_ids:
-            _write_ids(output, ids, segments, metadata)
+    job = _image_job(args) if args.input else _video_job(args)
+    predictor = load_model(
+        args.config_file, args.weights, device=args.device, overrides=args.opts,
+        confidence_threshold=args.confidence_threshold,
+    )  # fmt: skip
+    on_cpu = predictor.device.type == "cpu"
+    predictor.batch_size = args.batch_size or (1 if on_cpu or job.live else 4)
+    started = time.monotonic()
+    num_shots, failed, interrupted = _stream(job, predictor)
+    seconds = time.monotonic() - started
+    logger.info("%d %s in %.1f s", num_shots, "frames" if job.video else "images", seconds)
     if args.output:
-        logger.info("%d pictures written to %s", len(inputs), args.output)
-    return 0
+        logger.info("Results are in %s", args.output)
+    if failed:
+        named = ", ".join(failed[:5]) + (", ..." if len(failed) > 5 else "")
+        raise UserError(f"{len(failed)} of {num_shots + len(failed)} images could not be read, see above: {named}")
+    return INTERRUPTED if interrupted and not job.live else 0
 
 
 def _check_arguments(args: argparse.Namespace) -> None:
-    if args.video_input or args.webcam:
-        name = "--webcam" if args.webcam else "--video-input"
-        raise UserError(f"{name} is not available yet; cut the video into images and name them with --input")
-    if not args.input:
-        raise UserError("no input: name images, a quoted glob pattern or a folder with --input")
+    given = [bool(args.input), bool(args.video_input), args.webcam is not None]
+    if sum(given) != 1:
+        found = "several of them are given" if sum(given) else "no input"
+        raise UserError(
+            f"{found}: name images with --input, or one video with --video-input, or a camera with --webcam"
+        )
     if not 0 <= args.confidence_threshold <= 1:
         raise UserError(f"--confidence-threshold is {args.confidence_threshold}, expected a number from 0 to 1")
-    if args.save_ids and not args.output:
-        raise UserError("--save-ids needs a folder; name it with --output")
-    if not args.output and not _has_display():
-        raise UserError("there is no display to show pictures on; name a folder for them with --output")
+    if args.batch_size is not None and args.batch_size < 1:
+        raise UserError(f"--batch-size is {args.batch_size}, expected 1 or more")
+    if not args.output and set(args.output_format) != {"overlay"}:
+        raise UserError(f"--output-format {' '.join(args.output_format)} needs a folder; name it with --output")
+    if not args.output and not has_display():
+        raise UserError("there is no display to show pictures on; name a folder or file for them with --output")
 
 
-def _has_display() -> bool:
-    if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
-        return False
-    information = cv2.getBuildInformation()
-    return "GUI:                           NONE" not in information
+def _image_job(args: argparse.Namespace) -> Job:
+    paths = find_inputs(args.input)
+    if not args.output:
+        stems = [str(number) for number in range(len(paths))]
+        return Job(
+            lambda pixels: image_shots(paths, stems, pixels), len(paths), lambda _: [Window(wait=True)], window=True
+        )
+    target = Path(args.output).expanduser()
+    file = target if is_file_name(target, IMAGE_SUFFIXES) else None
+    if is_file_name(target, VIDEO_SUFFIXES):
+        raise UserError(f"--output {target} is a video, but --input names images; name a folder")
+    formats = set(args.output_format)
+    if file and (len(formats) > 1 or "json" in formats):
+        raise UserError(f"--output {target} is one file; --output-format {' '.join(formats)} needs a folder")
+    pictures = output_paths(paths, args.output)
+    stems = [path.stem for path in pictures]
+    folder = file.parent if file else target
+    _keep_inputs(paths, folder, stems, formats)
+
+    def outputs(metadata: Any) -> Iterator[Output]:
+        if "overlay" in formats:
+            yield Pictures(dict(zip(stems, pictures, strict=True)))
+        if "ids" in formats:
+            yield Ids(folder if file else folder / "ids", file)
+        if "json" in formats:
+            yield CocoJson(folder, metadata)
+
+    return Job(lambda pixels: image_shots(paths, stems, pixels), len(paths), outputs)
 
 
-def find_inputs(words: Sequence[str]) -> list[Path]:
-    """The images that ``--input`` names: files, one glob pattern, or the images of one folder, sorted.
-
-    Raises:
-        UserError: a file that does not exist, or a pattern or folder without images.
-    """
-    if len(words) == 1:
-        word = os.path.expanduser(words[0])
-        if os.path.isdir(word):
-            found = sorted(path for path in Path(word).iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
-            if not found:
-                raise UserError(f"the folder {word} holds no image ({', '.join(IMAGE_SUFFIXES)})")
-            return found
-        if not os.path.exists(word) and glob.has_magic(word):
-            found = sorted(Path(path) for path in glob.glob(word, recursive=True) if os.path.isfile(path))
-            if not found:
-                raise UserError(f"no file matches {word}")
-            return found
-    paths = [Path(word).expanduser() for word in words]
-    missing = [str(path) for path in paths if not path.is_file()]
-    if missing:
-        raise UserError(f"input {', '.join(missing[:5])} does not exist; {len(missing)} of {len(paths)} are missing")
-    return paths
+def _keep_inputs(inputs: Sequence[Path], folder: Path, stems: Sequence[str], formats: set[str]) -> None:
+    """Raise UserError where the PNGs of ``ids/`` or ``predictions/`` would replace an input."""
+    folders = [folder / name for key, name in (("ids", "ids"), ("json", "predictions")) if key in formats]
+    made = {(one / f"{stem}.png").resolve() for one in folders for stem in stems}
+    replaced = sorted(str(path) for path in inputs if path.resolve() in made)
+    if replaced:
+        raise UserError(f"--output {folder} would replace the input {replaced[0]}; name another folder")
 
 
-def output_paths(inputs: Sequence[Path], output: str) -> list[Path]:
-    """Where each picture goes; no two share a file, and none replaces an input.
+def _video_job(args: argparse.Namespace) -> Job:
+    live = args.webcam is not None
+    target = Path(args.output).expanduser() if args.output else None
+    stem = f"camera_{args.webcam}" if live else Path(args.video_input).stem
+    path, folder = _video_path(args, target, stem) if target else (None, None)
+    reader = VideoReader(args.webcam if live else args.video_input)
+    formats = set(args.output_format)
 
-    Args:
-        inputs: the images.
-        output: a folder, made where it does not exist; or a file name with an image's suffix for one input.
+    def outputs(metadata: Any) -> Iterator[Output]:
+        if path is None or folder is None:
+            yield Window(wait=False)
+            return
+        if "overlay" in formats:
+            yield Video(path, reader.fps, live=live)
+        if "ids" in formats:
+            yield Ids(folder / "ids")
+        if "json" in formats:
+            yield CocoJson(folder, metadata)
 
-    Raises:
-        UserError: a file name for several inputs, or a folder that cannot be made.
-    """
-    target = Path(output).expanduser()
-    is_file = target.suffix.lower() in IMAGE_SUFFIXES and not target.is_dir()
-    if is_file and len(inputs) > 1:
-        raise UserError(f"--output {output} is one file, but there are {len(inputs)} inputs; name a folder")
-    folder = target.parent if is_file else target
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--output {folder} cannot be made: {error.strerror or error}") from None
-    taken = {path.resolve() for path in inputs}
-    paths = []
-    for image in inputs:
-        candidates = [target] if is_file else _candidates(folder, image)
-        path = next((one for one in candidates if one.resolve() not in taken), None)
-        if path is None:
+    return Job(
+        lambda _: video_shots(reader, stem), reader.num_frames or None, outputs, video=True, live=live,
+        window=target is None,
+    )  # fmt: skip
+
+
+def _video_path(args: argparse.Namespace, target: Path, stem: str) -> tuple[Path, Path]:
+    """The video to write, and the folder of everything else."""
+    if is_file_name(target, VIDEO_SUFFIXES):
+        if set(args.output_format) != {"overlay"}:
+            raise UserError(
+                f"--output {target} is one file; --output-format {' '.join(args.output_format)} needs a folder"
+            )
+        path = target
+    elif is_file_name(target, IMAGE_SUFFIXES):
+        raise UserError(f"--output {target} is an image; name a folder or a video ({', '.join(VIDEO_SUFFIXES)})")
+    else:
+        path = target / f"{stem}.mp4"
+    make_folder(path.parent)
+    if args.video_input and path.resolve() == Path(args.video_input).expanduser().resolve():
+        if path == target:
             raise UserError(f"--output {target} would replace the input; name another file")
-        taken.add(path.resolve())
-        paths.append(path)
-    return paths
+        path = path.with_name(f"{stem}_panoptic.mp4")
+    return path, path.parent
 
 
-def _candidates(folder: Path, image: Path):
-    """a.jpg, then <its folder>_a.jpg, then a_panoptic.jpg, a_panoptic_2.jpg, ..."""
-    suffix = image.suffix if image.suffix.lower() in (".jpg", ".jpeg", ".png") else ".png"
-    yield folder / f"{image.stem}{suffix}"
-    if image.parent.name:
-        yield folder / f"{image.parent.name}_{image.stem}{suffix}"
-    yield folder / f"{image.stem}_panoptic{suffix}"
-    number = 2
-    while True:
-        yield folder / f"{image.stem}_panoptic_{number}{suffix}"
-        number += 1
+def _stream(job: Job, predictor: PanopticPredictor) -> tuple[int, list[str], bool]:
+    """Read, predict and write; returns the number of results, the names that failed, and whether Ctrl-C ended it."""
+    waiting = 1 if job.live else 2 * predictor.batch_size
+    tracker = Tracker() if job.video else None
+    num_shots, failed = 0, []
+    with contextlib.ExitStack() as stack:
+        stop = stack.enter_context(_stop_on_interrupt())
+        outputs = [stack.enter_context(contextlib.closing(one)) for one in job.outputs(predictor.metadata)]
+
+        def write(shot: Shot) -> None:
+            if tracker is not None and shot.result is not None:
+                shot.result.segments = tracker.update(shot.result.ids, shot.result.segments)
+            for output in outputs:
+                output.write(shot)
+
+        put = write  # a window belongs to the main thread
+        if not job.window:
+            writer = stack.enter_context(contextlib.closing(Background(write, waiting)))
+            put = writer.put
+        shots = stack.enter_context(
+            contextlib.closing(Prefetch(job.shots(predictor.max_pixels), waiting, live=job.live))
+        )
+        # A bar that is drawn over log lines helps nobody, so it is for terminals only.
+        bar = stack.enter_context(tqdm(total=job.total, unit="frame" if job.video else "image", disable=None))
+        for batch in batches(shots, predictor.batch_size):
+            done = _predict(batch, predictor, failed)
+            try:
+                for shot in done:
+                    put(shot)
+                    if bar.disable and not job.video:
+                        logger.info("%s: %d segments", shot.name, len(shot.result.segments))
+            except WindowClosed:
+                break
+            num_shots += len(done)
+            bar.update(len(batch))
+            if stop.is_set():
+                break
+    return num_shots, failed, stop.is_set()
 
 
-def _load_config(args: argparse.Namespace) -> CfgNode:
-    overrides = list(args.opts)
-    if args.weights:
-        overrides += ["MODEL.WEIGHTS", args.weights]
-    if args.device:
-        overrides += ["MODEL.DEVICE", args.device]
-    cfg = load_config(args.config_file, overrides)
-    if not cfg.MODEL.WEIGHTS:
-        raise CheckpointError("no weights: name a trained model with --weights PATH")
-    return cfg
+def _predict(batch: list[Shot], predictor: PanopticPredictor, failed: list[str]) -> list[Shot]:
+    """The shots that could be read, with their results; the others are reported and added to ``failed``."""
+    for shot in batch:
+        if shot.error is not None:
+            logger.error("%s", one_line(shot.error))
+            failed.append(shot.name)
+    readable = [shot for shot in batch if shot.error is None]
+    try:
+        results = predictor([shot.image for shot in readable])
+    except (RuntimeError, torch.cuda.OutOfMemoryError):
+        logger.error("the model failed at %s", ", ".join(shot.name for shot in readable))
+        raise
+    for shot, result in zip(readable, results, strict=True):
+        shot.result = result
+    return readable
 
 
-def _metadata(cfg: CfgNode) -> Any:
-    register_custom_datasets(cfg)
-    check_dataset_names(cfg)
-    names = [*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN]
-    if not names:
-        raise ConfigError("DATASETS.TEST is empty; name the dataset whose classes the model knows")
-    return MetadataCatalog.get(names[0])
+@contextlib.contextmanager
+def _stop_on_interrupt() -> Iterator[threading.Event]:
+    """An event that the first Ctrl-C sets, so that files are finished; the second one interrupts as usual."""
+    stop = threading.Event()
 
+    def stop_softly(*_: Any) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+        logger.warning("stopping after the images at hand; press Ctrl-C again to stop at once")
 
-def confident_segments(
-    output: dict[str, Any], metadata: Any, threshold: float
-) -> tuple[np.ndarray, list[dict[str, Any]]]:
-    """Ids and segments of a model's output, without the things whose score is below ``threshold``.
-
-    Args:
-        output: the output dict; ``panoptic_seg`` and, where the model gives it, ``segments_info``.
-        metadata: the dataset's metadata.
-        threshold: things below it turn into void; segments without a score stay.
-
-    Returns:
-        int64 (H, W) ids, void -1; and the segments that are left.
-    """
-    panoptic, listed = output["panoptic_seg"]
-    ids = panoptic.cpu().numpy()
-    segments = output.get("segments_info") or listed
-    if segments is None:
-        segments = list_segments(ids, getattr(metadata, "label_divisor", 1000))
-    kept = [one for one in segments if one.get("score") is None or float(one["score"]) >= threshold]
-    if len(kept) < len(segments):
-        dropped = [one["id"] for one in segments if one not in kept]
-        ids = np.where(np.isin(ids, dropped), -1, ids)
-    return ids, [dict(one) for one in kept]
-
-
-def _write_ids(output: Path, ids: np.ndarray, segments: Sequence[dict[str, Any]], metadata: Any) -> None:
-    # Ids are shifted by one: in COCO's coding 0 is void.
-    _write_image(output.with_name(f"{output.stem}_ids.png"), ids_to_rgb(np.maximum(ids, -1) + 1))
-    listed = [
-        {
-            "id": int(one["id"]) + 1,
-            "category_id": int(one["category_id"]),
-            "category": class_name(metadata, int(one["category_id"])),
-            "area": int((ids == one["id"]).sum()),
-            "score": None if one.get("score") is None else float(one["score"]),
-        }
-        for one in segments
-    ]
-    output.with_name(f"{output.stem}_segments.json").write_text(json.dumps(listed, indent=2), encoding="utf-8")
-
-
-def _write_image(path: Path, rgb: np.ndarray) -> None:
-    if not cv2.imwrite(str(path), np.ascontiguousarray(rgb[..., ::-1])):
-        raise UserError(f"{path} cannot be written; check the folder's permissions and the free space")
-
-
-def _show(picture: np.ndarray) -> bool:
-    """Show a picture until a key is pressed; False for Escape."""
-    cv2.namedWindow(WINDOW, cv2.WINDOW_NORMAL)
-    cv2.imshow(WINDOW, np.ascontiguousarray(picture[..., ::-1]))
-    return cv2.waitKey(0) != ESCAPE
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = signal.signal(signal.SIGINT, stop_softly)
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -33,6 +33,7 @@ def segment_colors(
 
     Args:
         segments: dicts with ``category_id``, in the order of their ids, so that the shades do not depend on chance.
+            In a video, ``track_id`` decides the shade, so that an object keeps its own.
         colors: by contiguous category id.
         thing_ids: contiguous ids of the things.
     """
@@ -42,7 +43,7 @@ def segment_colors(
         category = segment["category_id"]
         number = seen.get(category, 0) if category in thing_ids else 0
         seen[category] = number + 1
-        result.append(shade(colors[category], number))
+        result.append(shade(colors[category], segment.get("track_id", number)))
     return result
 
 
