@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from panoptic_plugin.evaluation.runs import Runs, pixels_by_pair, shared_runs
 from panoptic_plugin.structures import number_pixels
 
 Segments = Sequence[Mapping[str, Any]]
@@ -70,9 +71,16 @@ def count_image(
     """
     if true_ids.shape != predicted_ids.shape:
         raise ValueError(f"the prediction has shape {predicted_ids.shape}, the ground truth {true_ids.shape}")
+    return count_runs(shared_runs(true_ids, predicted_ids), true_segments, predicted_segments, true_void=true_void)
+
+
+def count_runs(
+    runs: Runs, true_segments: Segments, predicted_segments: Segments, *, true_void: int = 0
+) -> dict[int, Counts]:
+    """As :func:`count_image`, from the runs of the true and the predicted id map, for who needs them anyway."""
     true_by_number = sorted(true_segments, key=lambda segment: segment["id"])
     predicted_by_number = sorted(predicted_segments, key=lambda segment: segment["id"])
-    overlap = _overlaps(true_ids, true_by_number, predicted_ids, predicted_by_number, true_void)
+    overlap = _overlaps(runs, true_by_number, predicted_by_number, true_void)
     matches = _match(overlap, true_by_number, predicted_by_number)
     matched_true = {true for true, _, _ in matches}
     matched_predicted = {predicted for _, predicted, _ in matches}
@@ -91,15 +99,12 @@ def count_image(
     }
 
 
-def _overlaps(
-    true_ids: np.ndarray, true: Segments, predicted_ids: np.ndarray, predicted: Segments, true_void: int
-) -> np.ndarray:
+def _overlaps(runs: Runs, true: Segments, predicted: Segments, true_void: int) -> np.ndarray:
     """Pixels shared by each pair, int64 (T + 2, P + 1): row 0 and column 0 are other ids, the last row is void."""
+    true_ids, predicted_ids = runs.values
     rows = number_pixels(true_ids, [segment["id"] for segment in true], last=true_void)
     columns = number_pixels(predicted_ids, [segment["id"] for segment in predicted])
-    num_rows, num_columns = len(true) + 2, len(predicted) + 1
-    pairs = np.bincount((rows * num_columns + columns).ravel(), minlength=num_rows * num_columns)
-    return pairs.reshape(num_rows, num_columns)
+    return pixels_by_pair(rows, columns, runs.lengths, (len(true) + 2, len(predicted) + 1))
 
 
 def _match(overlap: np.ndarray, true: Segments, predicted: Segments) -> list[tuple[int, int, float]]:

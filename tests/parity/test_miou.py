@@ -97,6 +97,10 @@ def test_equals_cityscapesscripts(tmp_path):
 
 
 def test_running_argmax_equals_argmax():
-    logits = torch.randint(-3, 4, (9, 13, 17)).float()  # many ties: the first one wins in both
-    assert torch.equal(running_argmax(logits).long(), logits.argmax(dim=0))
-    assert torch.equal(running_argmax(logits[:1]).long(), torch.zeros(13, 17, dtype=torch.int64))
+    logits = torch.randint(-3, 4, (300, 13, 17))  # many ties: the first one wins in both
+    for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
+        for num_classes in (1, 9, 300):
+            some = logits[:num_classes].to(dtype)
+            assert np.array_equal(running_argmax(some), some.argmax(dim=0).numpy())
+    tall = torch.randn(3, 1000, 200)[:, :, ::2]  # more rows than are worked on at a time, and not contiguous
+    assert np.array_equal(running_argmax(tall), tall.argmax(dim=0).numpy())
