@@ -93,7 +93,10 @@ def _expand(word: str) -> list[Path]:
     if os.path.isdir(word):
         found = sorted(path for path in Path(word).iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
         if not found:
-            raise UserError(f"the folder {word} holds no image ({', '.join(IMAGE_SUFFIXES)})")
+            raise UserError(
+                f"the folder {word} holds no image ({', '.join(IMAGE_SUFFIXES)}); a quoted pattern, "
+                f"'{os.path.join(word, '**', '*.jpg')}', searches its sub-folders"
+            )
         return found
     if not os.path.exists(word) and glob.has_magic(word):
         found = sorted(Path(path) for path in glob.glob(word, recursive=True) if os.path.isfile(path))
