@@ -4,7 +4,8 @@ Source: ``COCOeval`` of pycocotools with its default parameters, to the last dig
 takes the free object of its category with the highest IoU; where none reaches the threshold it may land on what is
 ignored (crowds, objects of another size), and counts neither way.
 
-Shapes: A = 4 ranges of area, T = 10 IoU thresholds, R = 101 recalls, D predictions, G objects of an image, K categories.
+Shapes: A = 4 ranges of area, T = 10 IoU thresholds, R = 101 recalls, K categories, of one image D predictions and G
+objects.
 """
 
 from __future__ import annotations

@@ -33,30 +33,30 @@ class MeanIoU:
     task = "sem_seg"
 
     def __init__(self, *, class_names: Sequence[str], label_divisor: int = 1000):
-        self._class_names = list(class_names)
+        self.class_names = list(class_names)
         self._label_divisor = label_divisor
 
     def count(self, truth: Truth, output: Mapping[str, Any]) -> tuple[tuple[int, int], ...]:
         """The occupied cells of the image's confusion matrix: most of 133 x 133 are empty."""
         labels = predicted_labels(output, self._label_divisor)
         check_size(truth, labels.shape)
-        num_classes = len(self._class_names)
+        num_classes = len(self.class_names)
         if labels.size and int(labels.max()) >= num_classes:
             raise DatasetError(
                 f"the prediction for image {truth.image_id} holds category {int(labels.max())}, "
                 f"the dataset has {num_classes}; compare MODEL.SEM_SEG_HEAD.NUM_CLASSES with the dataset"
             )
-        true, category_of = true_categories(truth)
+        true, category_of = true_categories(truth, num_classes)
         cells = confusion(labels, true, num_classes, category_of).ravel()
         return tuple((int(cell), int(cells[cell])) for cell in np.flatnonzero(cells))
 
     def summarize(self, records: Sequence[tuple[tuple[int, int], ...]]) -> dict[str, float]:
-        size = len(self._class_names) + 1
+        size = len(self.class_names) + 1
         cells = np.zeros(size * size, dtype=np.int64)
         for record in records:
             for cell, pixels in record:
                 cells[cell] += pixels
-        return scores(cells.reshape(size, size), self._class_names)
+        return scores(cells.reshape(size, size), self.class_names)
 
 
 def predicted_labels(output: Mapping[str, Any], label_divisor: int) -> np.ndarray:
@@ -95,12 +95,15 @@ def running_argmax(logits: torch.Tensor) -> np.ndarray:
     return labels
 
 
-def true_categories(truth: Truth) -> tuple[np.ndarray, np.ndarray | None]:
-    """A map (H, W), and the category of each of its values, -1 at void; None where the values are categories."""
+def true_categories(truth: Truth, num_classes: int) -> tuple[np.ndarray, np.ndarray | None]:
+    """A map (H, W), and the category of each of its values; None where the values are categories.
+
+    Void has no category from 0 to ``num_classes`` - 1.
+    """
     if truth.label_map is not None:
-        # A label that is both ignored and a class's is ignored.
-        is_ignored = truth.label_map == truth.ignore_label
-        return (np.where(is_ignored, -1, truth.label_map) if is_ignored.any() else truth.label_map), None
+        if 0 <= truth.ignore_label < num_classes:  # a label that is both ignored and a class's is ignored
+            return np.where(truth.label_map == truth.ignore_label, -1, truth.label_map), None
+        return truth.label_map, None
     table = np.full(len(truth.segments) + 1, -1, dtype=np.int64)
     for segment in truth.segments:
         table[segment["id"]] = segment["category_id"]
