@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 from panoptic_plugin.errors import DatasetError
 
@@ -94,8 +93,3 @@ def link_roots() -> list[str]:
     """Folders that links may lead into: ``$DETECTRON2_DATASETS`` and those of ``$PANOPTIC_LINK_ROOTS``."""
     folders = [os.getenv("DETECTRON2_DATASETS", ""), *os.getenv("PANOPTIC_LINK_ROOTS", "").split(os.pathsep)]
     return [os.path.expanduser(folder) for folder in folders if folder]
-
-
-def outside(name: str) -> bool:
-    """Whether a path of a JSON is absolute, leads upwards or is no path at all."""
-    return not name or "\0" in name or os.path.isabs(name) or ".." in Path(name).parts

@@ -14,11 +14,11 @@ from detectron2.data import MetadataCatalog
 from detectron2.data import transforms as T
 
 from panoptic_plugin.data.copy_paste import CopyPaste, paste_instances
-from panoptic_plugin.data.integrity import DEFAULT_MAX_PIXELS
 from panoptic_plugin.data.panoptic_json import IGNORE_LABEL
 from panoptic_plugin.data.reading import read_image, read_label, stored_size
 from panoptic_plugin.data.transforms import PanopticAugInput, build_augmentations
 from panoptic_plugin.errors import ConfigError, DatasetError
+from panoptic_plugin.integrity import DEFAULT_MAX_PIXELS
 from panoptic_plugin.registry import TARGET_GENERATOR_REGISTRY, lookup
 from panoptic_plugin.structures import ids_to_rgb, rgb_to_ids
 

@@ -15,36 +15,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from panoptic_plugin.data.folder_index import MAX_NAMED, FolderIndex, outside
+from panoptic_plugin.data.folder_index import MAX_NAMED, FolderIndex
 from panoptic_plugin.errors import DatasetError
+from panoptic_plugin.files import outside, read_json
 
 IGNORE_LABEL = 255
 LABEL_DIVISOR = 1000
 MAX_SEGMENT_ID = (1 << 24) - 1  # three bytes of a PNG's pixel; 0 is void
-
-
-def read_json(path: str, *, allow_list: bool = False) -> Any:
-    """The whole file, which must hold one JSON object; with ``allow_list`` a list will do."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            content = json.load(file)
-    except FileNotFoundError:
-        raise DatasetError(f"panoptic JSON {path} does not exist; check the path") from None
-    except json.JSONDecodeError as error:
-        raise DatasetError(
-            f"{path}:{error.lineno}:{error.colno}: not valid JSON ({error.msg}); was the file copied completely?"
-        ) from None
-    except UnicodeDecodeError as error:
-        raise DatasetError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
-    except ValueError as error:  # such as an integer of thousands of digits
-        raise DatasetError(f"{path}: not usable JSON ({error})") from None
-    except RecursionError:
-        raise DatasetError(f"{path}: not a dataset, its JSON is nested too deeply to be read") from None
-    except OSError as error:
-        raise DatasetError(f"{path}: cannot be read: {error.strerror}") from None
-    if not isinstance(content, dict) and not (allow_list and isinstance(content, list)):
-        raise DatasetError(f"{path}: holds a JSON {type(content).__name__}, expected the object of a panoptic dataset")
-    return content
 
 
 def read_categories(path: str) -> list[dict[str, Any]]:

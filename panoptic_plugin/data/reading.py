@@ -14,8 +14,8 @@ import numpy as np
 from detectron2.data import detection_utils
 from PIL import Image, ImageOps
 
-from panoptic_plugin.data.integrity import DEFAULT_MAX_PIXELS, IMAGE_FORMATS, find_damage
 from panoptic_plugin.errors import DatasetError
+from panoptic_plugin.integrity import DEFAULT_MAX_PIXELS, IMAGE_FORMATS, read_image_bytes, undecodable
 
 ORIENTATION = 0x0112  # EXIF tag
 
@@ -24,7 +24,7 @@ def read_image(path: str, image_format: str, *, max_pixels: int = DEFAULT_MAX_PI
     """An upright image.
 
     Args:
-        path: the file, in any format of :data:`~panoptic_plugin.data.integrity.IMAGE_FORMATS`.
+        path: the file, in any format of :data:`~panoptic_plugin.integrity.IMAGE_FORMATS`.
         image_format: "RGB", "BGR" or "L".
         max_pixels: a larger image is refused before it is decoded.
 
@@ -74,26 +74,15 @@ def read_label(
 @contextmanager
 def _opened(what: str, path: str, max_pixels: int) -> Iterator[Image.Image]:
     """The file as an image whose bytes are whole and whose size is within the budget, not decoded yet."""
+    content = read_image_bytes(what, path, max_pixels)
     try:
-        with open(path, "rb") as file, Image.open(file, formats=IMAGE_FORMATS) as stored:
-            if stored.width * stored.height > max_pixels:
-                raise DatasetError(_too_large(what, path, f"{stored.height}x{stored.width} pixels", max_pixels))
-            file.seek(0)
-            content = file.read()
-            damage = find_damage(content)
-            if damage:
-                raise DatasetError(_damaged(what, path, damage.reason))
-            with Image.open(io.BytesIO(content), formats=IMAGE_FORMATS) as whole:
-                yield whole
+        with Image.open(io.BytesIO(content), formats=IMAGE_FORMATS) as whole:
+            yield whole
     except DatasetError:
         raise
-    except FileNotFoundError:
-        raise DatasetError(f"{what} {path} does not exist; check the dataset's folder") from None
-    except Image.DecompressionBombError as error:
-        raise DatasetError(_too_large(what, path, str(error), max_pixels)) from None
     # Pillow's decoders raise anything for a damaged file, most of it without the file's name.
     except Exception as error:
-        raise DatasetError(_damaged(what, path, " ".join(str(error).split()) or type(error).__name__)) from None
+        raise undecodable(what, path, " ".join(str(error).split()) or type(error).__name__) from None
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -130,14 +119,3 @@ def _turn_like_image(pixels: np.ndarray, image_path: str) -> np.ndarray:
 
 def _size(shape: tuple[int, ...]) -> str:
     return f"{shape[0]}x{shape[1]}"
-
-
-def _damaged(what: str, path: str, reason: str) -> str:
-    return f"{what} {path} cannot be decoded ({reason}); the file is damaged or incomplete, copy it again"
-
-
-def _too_large(what: str, path: str, found: str, max_pixels: int) -> str:
-    return (
-        f"{what} {path} is too large ({' '.join(found.split())}), expected at most {max_pixels} pixels; "
-        "make it smaller or raise INPUT.MAX_IMAGE_PIXELS"
-    )

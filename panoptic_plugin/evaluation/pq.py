@@ -13,6 +13,7 @@ Areas are counted in the maps, never taken from the dicts.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -78,25 +79,68 @@ def count_runs(
     runs: Runs, true_segments: Segments, predicted_segments: Segments, *, true_void: int = 0
 ) -> dict[int, Counts]:
     """As :func:`count_image`, from the runs of the true and the predicted id map, for who needs them anyway."""
-    true_by_number = sorted(true_segments, key=lambda segment: segment["id"])
-    predicted_by_number = sorted(predicted_segments, key=lambda segment: segment["id"])
-    overlap = _overlaps(runs, true_by_number, predicted_by_number, true_void)
-    matches = _match(overlap, true_by_number, predicted_by_number)
-    matched_true = {true for true, _, _ in matches}
-    matched_predicted = {predicted for _, predicted, _ in matches}
+    matching = match_runs(runs, true_segments, predicted_segments, true_void=true_void)
+    return matching.counts(true_segments, predicted_segments)
 
-    ious: dict[int, list[float]] = {}
-    for true, _, iou in matches:
-        ious.setdefault(true_by_number[true]["category_id"], []).append(iou)
-    missed: dict[int, int] = {}
-    for number, segment in enumerate(true_by_number):
-        if number not in matched_true and not segment.get("iscrowd", 0):
-            missed[segment["category_id"]] = missed.get(segment["category_id"], 0) + 1
-    false = _false_positives(overlap, true_segments, true_by_number, predicted_by_number, matched_predicted)
-    return {
-        category: Counts(tuple(ious.get(category, ())), false.get(category, 0), missed.get(category, 0))
-        for category in sorted({*ious, *missed, *false})
-    }
+
+class Matching(NamedTuple):
+    """Which segments of an image belong together; all are named by their ids, in ascending order.
+
+    Attributes:
+        pairs: (true, predicted, IoU) of the matches: at most one a segment.
+        missed: true ones without a match, crowds left out.
+        false: predicted ones without a match, forgiven and empty ones left out.
+    """
+
+    pairs: tuple[tuple[int, int, float], ...]
+    missed: tuple[int, ...]
+    false: tuple[int, ...]
+
+    def counts(self, true_segments: Segments, predicted_segments: Segments) -> dict[int, Counts]:
+        """What each category that occurs contributes to PQ."""
+        true, predicted = (
+            {segment["id"]: segment["category_id"] for segment in segments}
+            for segments in (true_segments, predicted_segments)
+        )
+        ious: dict[int, list[float]] = {}
+        for segment_id, _, iou in self.pairs:
+            ious.setdefault(true[segment_id], []).append(iou)
+        false = Counter(predicted[segment_id] for segment_id in self.false)
+        missed = Counter(true[segment_id] for segment_id in self.missed)
+        return {
+            category: Counts(tuple(ious.get(category, ())), false[category], missed[category])
+            for category in sorted({*ious, *missed, *false})
+        }
+
+
+def match_runs(
+    runs: Runs,
+    true_segments: Segments,
+    predicted_segments: Segments,
+    *,
+    true_void: int = 0,
+    boundary: Runs | None = None,
+) -> Matching:
+    """Match the segments of one image, from the runs of the true and the predicted id map; see :func:`count_image`.
+
+    Args:
+        boundary: the runs of both maps without the inside of segments. The lower one of both IoUs counts then.
+    """
+    true = sorted(true_segments, key=lambda segment: segment["id"])
+    predicted = sorted(predicted_segments, key=lambda segment: segment["id"])
+    overlap = _overlaps(runs, true, predicted, true_void)
+    matches = _match(overlap, true, predicted)
+    if boundary is not None:
+        on_boundary = _match(_overlaps(boundary, true, predicted, true_void), true, predicted)
+        iou_of = {(row, column): iou for row, column, iou in on_boundary}
+        matches = [
+            (row, column, min(iou, iou_of[row, column])) for row, column, iou in matches if (row, column) in iou_of
+        ]
+    found, used = {row for row, _, _ in matches}, {column for _, column, _ in matches}
+    missed = [segment["id"] for row, segment in enumerate(true) if row not in found and not segment.get("iscrowd", 0)]
+    false = _false_positives(overlap, true_segments, true, predicted, used)
+    pairs = tuple((true[row]["id"], predicted[column]["id"], iou) for row, column, iou in matches)
+    return Matching(pairs, tuple(missed), tuple(false))
 
 
 def _overlaps(runs: Runs, true: Segments, predicted: Segments, true_void: int) -> np.ndarray:
@@ -125,14 +169,14 @@ def _match(overlap: np.ndarray, true: Segments, predicted: Segments) -> list[tup
 
 def _false_positives(
     overlap: np.ndarray, true_as_given: Segments, true: Segments, predicted: Segments, matched: set[int]
-) -> dict[int, int]:
+) -> list[int]:
     # Where a category has several crowd groups, the reference looks at the last one of the list alone.
     numbers = {segment["id"]: number for number, segment in enumerate(true)}
     crowd_of = {
         segment["category_id"]: numbers[segment["id"]] for segment in true_as_given if segment.get("iscrowd", 0)
     }
     areas = overlap.sum(axis=0)
-    false: dict[int, int] = {}
+    false = []
     for number, segment in enumerate(predicted):
         area = int(areas[number + 1])
         if number in matched or not area:
@@ -142,7 +186,7 @@ def _false_positives(
         if category in crowd_of:
             forgiven += int(overlap[crowd_of[category] + 1, number + 1])
         if forgiven / area <= 0.5:
-            false[category] = false.get(category, 0) + 1
+            false.append(segment["id"])
     return false
 
 

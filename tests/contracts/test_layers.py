@@ -16,6 +16,9 @@ NAME = PACKAGE.name
 RULES: dict[str, set[str]] = {
     "errors": set(),
     "version": set(),
+    # What data and evaluation both ask of a file.
+    "files": set(),
+    "integrity": set(),
     "compat": set(),
     "structures": set(),
     "layers": set(),
@@ -24,8 +27,8 @@ RULES: dict[str, set[str]] = {
     "backbones": {"layers", "registry"},
     "heads": {"layers", "losses", "registry"},
     "postprocessing": {"structures", "registry"},
-    "data": {"structures", "registry"},
-    "evaluation": {"structures", "registry"},
+    "data": {"structures", "registry", "files", "integrity"},
+    "evaluation": {"structures", "registry", "files", "integrity"},
     "visualization": {"structures", "registry"},
     "systems": {"structures", "layers", "losses", "heads", "postprocessing", "registry"},
     # Beyond the *config.py of backbones and systems, only the text of its own messages.
@@ -37,7 +40,7 @@ RULES: dict[str, set[str]] = {
     "export": {"config", "engine"},
     "tuning": {"config", "engine"},
     # data: a page about a dataset reads the dataset.
-    "reports": {"structures", "evaluation", "visualization", "data", "registry"},
+    "reports": {"structures", "evaluation", "visualization", "data", "registry", "files"},
     "cli": {"*"},
     "__init__": {"compat", "register", "config", "version"},
 }

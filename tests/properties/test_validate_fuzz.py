@@ -11,13 +11,13 @@ from dataset_faults import PanopticFolder
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from panoptic_plugin.data.integrity import find_damage
 from panoptic_plugin.data.panoptic_json import load_records, metadata_from_categories, read_categories
 from panoptic_plugin.data.reading import read_image, read_label
 from panoptic_plugin.data.validate.report import as_json, format_report
 from panoptic_plugin.data.validate.run import validate
 from panoptic_plugin.data.validate.source import FAST, FULL, Settings, Source
 from panoptic_plugin.errors import DatasetError
+from panoptic_plugin.integrity import find_damage
 
 BOUNDED = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 JSON_VALUES = st.recursive(

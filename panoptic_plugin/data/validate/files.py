@@ -14,9 +14,9 @@ import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from panoptic_plugin.data.integrity import IMAGE_FORMATS, Damage, ends_properly, find_damage
 from panoptic_plugin.data.reading import ORIENTATION
 from panoptic_plugin.data.validate.source import FULL, Settings
+from panoptic_plugin.integrity import IMAGE_FORMATS, Damage, ends_properly, find_damage
 
 HEAD, TAIL = 16 * 1024, 4 * 1024  # bytes that tell files of one length apart, when nothing is decoded
 SUFFIXES = {

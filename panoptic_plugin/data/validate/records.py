@@ -9,11 +9,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from panoptic_plugin.data.folder_index import FolderIndex, outside
+from panoptic_plugin.data.folder_index import FolderIndex
 from panoptic_plugin.data.panoptic_json import possible_stems
 from panoptic_plugin.data.validate.finding import Finding, make_finding
 from panoptic_plugin.data.validate.source import Source
 from panoptic_plugin.errors import DatasetError
+from panoptic_plugin.files import outside
 
 
 @dataclass

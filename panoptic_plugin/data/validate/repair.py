@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from panoptic_plugin.data.integrity import IMAGE_FORMATS
 from panoptic_plugin.data.reading import id_pixels
 from panoptic_plugin.data.validate.finding import ERROR
 from panoptic_plugin.data.validate.inspect import Inspection
@@ -25,6 +24,7 @@ from panoptic_plugin.data.validate.run import Report
 from panoptic_plugin.data.validate.segments import is_segment_id
 from panoptic_plugin.data.validate.source import FULL
 from panoptic_plugin.errors import DatasetError
+from panoptic_plugin.integrity import IMAGE_FORMATS
 from panoptic_plugin.structures import ids_to_rgb
 
 # Errors that a new JSON mends. A segment of an unknown category leaves pixels that no segment lists.

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from panoptic_plugin.data.integrity import DEFAULT_MAX_PIXELS
 from panoptic_plugin.errors import ConfigError
+from panoptic_plugin.integrity import DEFAULT_MAX_PIXELS
 from panoptic_plugin.registry import suggestion
 
 FULL, FAST, OFF = "full", "fast", "off"

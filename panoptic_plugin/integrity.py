@@ -7,10 +7,15 @@ which finds what is cut off or overwritten; a flipped bit inside its compressed 
 
 from __future__ import annotations
 
+import io
 import re
 import struct
 import zlib
 from dataclasses import dataclass
+
+from PIL import Image
+
+from panoptic_plugin.errors import DatasetError
 
 DEFAULT_MAX_PIXELS = 64 * 1024 * 1024
 # What may be decoded at all: Pillow's other formats run interpreters, fetch no pixels or are not images.
@@ -35,6 +40,49 @@ class Damage:
 
     code: str
     reason: str
+
+
+def read_image_bytes(what: str, path: str, max_pixels: int = DEFAULT_MAX_PIXELS) -> bytes:
+    """The bytes of an image file that are whole, of a picture that is not too large. Nothing is decoded.
+
+    Args:
+        what: "image", "label", ..., for the error.
+        path: the file.
+        max_pixels: of the picture, read from its header.
+
+    Raises:
+        DatasetError: the file is missing, damaged, of no known format or too large.
+    """
+    try:
+        with open(path, "rb") as file:
+            content = file.read()
+        with Image.open(io.BytesIO(content), formats=IMAGE_FORMATS) as header:
+            width, height = header.size
+    except FileNotFoundError:
+        raise DatasetError(f"{what} {path} does not exist; check the dataset's folder") from None
+    except Image.DecompressionBombError as error:
+        raise DatasetError(_too_large(what, path, str(error), max_pixels)) from None
+    # Pillow raises anything for a damaged file, most of it without the file's name.
+    except Exception as error:
+        raise undecodable(what, path, " ".join(str(error).split()) or type(error).__name__) from None
+    if width * height > max_pixels:
+        raise DatasetError(_too_large(what, path, f"{height}x{width} pixels", max_pixels))
+    damage = find_damage(content)
+    if damage:
+        raise undecodable(what, path, damage.reason)
+    return content
+
+
+def undecodable(what: str, path: str, reason: str) -> DatasetError:
+    """The error for a file that is there and cannot be decoded."""
+    return DatasetError(f"{what} {path} cannot be decoded ({reason}); the file is damaged or incomplete, copy it again")
+
+
+def _too_large(what: str, path: str, found: str, max_pixels: int) -> str:
+    return (
+        f"{what} {path} is too large ({' '.join(found.split())}), expected at most {max_pixels} pixels; "
+        "make it smaller or raise INPUT.MAX_IMAGE_PIXELS"
+    )
 
 
 def find_damage(content: bytes) -> Damage | None:
