@@ -77,6 +77,9 @@ def _add_common_keys(cfg: CfgNode) -> None:
     cfg.TEST.CHANNELS_LAST = True
     # Also write the predictions as COCO panoptic JSON and PNG below OUTPUT_DIR/inference.
     cfg.TEST.SAVE_PREDICTIONS = False
+    # Also Boundary PQ and Boundary IoU, of the pixels within this share of the image's diagonal of an edge.
+    cfg.TEST.BOUNDARY = False
+    cfg.TEST.BOUNDARY_DILATION = 0.02
 
 
 def load_config(path: str | Path, overrides: Sequence[Any] = ()) -> CfgNode:

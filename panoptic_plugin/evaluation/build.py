@@ -12,6 +12,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from panoptic_plugin.errors import ConfigError
+from panoptic_plugin.evaluation.boundary import BoundaryIoU, BoundaryQuality
 from panoptic_plugin.evaluation.evaluator import ImageEvaluator, Metric
 from panoptic_plugin.evaluation.ground_truth import PanopticGroundTruth, SemanticGroundTruth
 from panoptic_plugin.evaluation.instance import CityscapesAP, CocoAP
@@ -29,7 +30,8 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_dir: str | Path | No
     """The evaluator of a dataset, chosen by its metadata's ``evaluator_type``.
 
     Args:
-        cfg: reads OUTPUT_DIR, DATASETS.TEST, TEST.SAVE_PREDICTIONS and MODEL.PANOPTIC_DEEPLAB.PREDICT_INSTANCES.
+        cfg: reads OUTPUT_DIR, DATASETS.TEST, TEST.SAVE_PREDICTIONS, TEST.BOUNDARY, TEST.BOUNDARY_DILATION and
+            MODEL.PANOPTIC_DEEPLAB.PREDICT_INSTANCES.
         dataset_name: a registered dataset.
         output_dir: receives ``metrics.json``; by default OUTPUT_DIR/inference, and a folder of the dataset's name in
             it where DATASETS.TEST names several.
@@ -69,18 +71,23 @@ def _panoptic_evaluator(cfg: CfgNode, metadata: Any, dataset_name: str, folder: 
         ignore_label=metadata.get("ignore_label", 255),
     )
     listed = [contiguous_ids[one["id"]] for one in truth.categories if one["id"] in contiguous_ids]
-    quality = PanopticQuality(
-        class_names=class_names,
-        thing_ids=thing_ids,
-        categories=listed or sorted(contiguous_ids.values()),
-        label_divisor=divisor,
-    )
+    arguments = {
+        "class_names": class_names,
+        "thing_ids": thing_ids,
+        "categories": listed or sorted(contiguous_ids.values()),
+        "label_divisor": divisor,
+    }
+    quality = PanopticQuality(**arguments)
     metrics: list[Metric] = [quality, MeanIoU(class_names=class_names, label_divisor=divisor)]
     if thing_ids and cfg.MODEL.PANOPTIC_DEEPLAB.PREDICT_INSTANCES:
         if kind == "cityscapes_panoptic_seg":
             metrics.append(CityscapesAP(class_names=class_names, gt_dir=metadata.get("gt_dir", None)))
         else:
             metrics.append(CocoAP(class_names=class_names, thing_ids=thing_ids))
+    if cfg.TEST.BOUNDARY:
+        dilation = cfg.TEST.BOUNDARY_DILATION
+        metrics.append(BoundaryQuality(**arguments, dilation=dilation))
+        metrics.append(BoundaryIoU(class_names=class_names, label_divisor=divisor, dilation=dilation))
     if cfg.TEST.SAVE_PREDICTIONS:
         dataset_ids = {contiguous: dataset for dataset, contiguous in contiguous_ids.items()}
         writer = PanopticWriter(folder=folder, ground_truth=truth, dataset_ids=dataset_ids, label_divisor=divisor)

@@ -143,3 +143,14 @@ def test_saved_predictions_score_the_same(scene_set):
     theirs = reference.pq_compute_single_core(0, pairs, scene_set.folder / "gt", folder / "predictions", categories)
     for suffix, isthing in (("", None), ("_th", True), ("_st", False)):
         assert results["panoptic_seg"]["PQ" + suffix] == 100 * theirs.pq_average(categories, isthing)[0]["pq"]
+
+
+def test_boundary_quality_is_an_option(scene_set):
+    assert not any(task.startswith("boundary") for task in _evaluate(scene_set))
+    scene_set.cfg.TEST.BOUNDARY = True
+    scene_set.cfg.TEST.BOUNDARY_DILATION = 0.03
+    results = _evaluate(scene_set)
+    assert 0 < results["boundary_panoptic_seg"]["PQ"] <= results["panoptic_seg"]["PQ"]
+    assert 0 < results["boundary_sem_seg"]["mIoU"] < results["sem_seg"]["mIoU"]
+    content = json.loads((scene_set.folder / "out/inference/metrics.json").read_text())
+    assert content["results"]["boundary_panoptic_seg"]["PQ"] == results["boundary_panoptic_seg"]["PQ"]
