@@ -46,7 +46,7 @@ import torch  # noqa: E402
 import panoptic_plugin  # noqa: E402, F401
 
 logger = logging.getLogger("benchmarks")
-# One module for each row of the table; each has measure(rounds=, quick=), which yields one record a case.
+# One module for each row of the table, in its order; each has measure(rounds=, quick=), which yields one record a case.
 ROWS = ("postprocessing", "whole_tail", "drawing", "network", "image_pooling", "instance_ap", "semantic_evaluation")
 RECORD_KEYS = ("row", "case", "ours_ms", "reference_ms", "ratio", "reference", "equal", "equality", "asked")
 
@@ -61,13 +61,28 @@ def main(argv: list[str] | None = None) -> int:
     for row in args.rows or ROWS:
         with torch.no_grad():
             for record in importlib.import_module(row).measure(rounds=args.rounds, quick=args.quick):
+                record |= {"module": row, "load": round(os.getloadavg()[0], 1)}
                 logger.info("%s", json.dumps(record))
                 if missing := [key for key in RECORD_KEYS if key not in record]:
                     logger.warning("%s.py: the record has no %s", row, ", ".join(missing))
                 records.append(record)
+
+    def in_order(record: dict[str, Any]) -> int:
+        return ROWS.index(record["module"]) if record["module"] in ROWS else len(ROWS)
+
     if args.output:
-        Path(args.output).write_text(json.dumps({"machine": machine(), "records": records}, indent=2) + "\n")
+        output = Path(args.output)
+        kept = other_rows(output, records) if args.keep else []
+        content = {"machine": machine(), "records": sorted([*kept, *records], key=in_order)}
+        output.write_text(json.dumps(content, indent=2) + "\n")
     return 0
+
+
+def other_rows(path: Path, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The records of ``path`` that ``records`` do not replace; none where it does not exist."""
+    known = json.loads(path.read_text())["records"] if path.is_file() else []
+    measured = {record["module"] for record in records}
+    return [record for record in known if record["module"] not in measured]
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -76,6 +91,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=int, default=5, help="calls of the reference a case; medians are reported")
     parser.add_argument("--quick", action="store_true", help="images of a quarter of the side, to try the harness")
     parser.add_argument("--output", help="JSON file to write")
+    parser.add_argument("--keep", action="store_true", help="keep what --output holds of rows that are not run now")
     return parser
 
 
