@@ -190,7 +190,7 @@ class PanopticResult:
         listed = []
         for segment, (box, area) in zip(self.segments, boxes, strict=True):
             category = int(segment["category_id"])
-            entry = {"id": int(segment["id"]) + 1, "category_id": dataset_ids.get(category, category)}
+            entry: dict[str, Any] = {"id": int(segment["id"]) + 1, "category_id": dataset_ids.get(category, category)}
             entry |= {"area": area, "bbox": box, "iscrowd": 0}
             entry |= {key: segment[key] for key in ("score", "track_id") if segment.get(key) is not None}
             listed.append(entry)

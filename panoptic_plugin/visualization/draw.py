@@ -88,14 +88,14 @@ def _number(ids: np.ndarray, segment_ids: Sequence[int]) -> np.ndarray:
 
 
 def _paint(image: np.ndarray, numbers: np.ndarray, table: np.ndarray, alpha: float) -> np.ndarray:
-    picture = cv2.addWeighted(image, 1 - alpha, _look_up(table, numbers), alpha, 0)
+    flat = _look_up(table, numbers)
+    picture = cv2.addWeighted(image, 1 - alpha, flat, alpha, 0)
     line = max(1, round(min(image.shape[:2]) / 600))
     border = cv2.bitwise_not(inside_mask(numbers))
     void = cv2.compare(numbers, 0, cv2.CMP_EQ)
     if line > 1:
         border = cv2.dilate(border, np.ones((line, line), np.uint8))
-    bright = np.rint(table * 0.45 + 255 * 0.55).astype(np.uint8)
-    cv2.copyTo(_look_up(bright, numbers), border, picture)
+    cv2.copyTo(cv2.convertScaleAbs(flat, alpha=0.45, beta=255 * 0.55), border, picture)
     return cv2.copyTo(image, void, picture) if cv2.countNonZero(void) else picture
 
 

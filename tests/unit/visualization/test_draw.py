@@ -9,7 +9,7 @@ import pytest
 
 from panoptic_plugin.visualization.colors import class_colors, shade
 from panoptic_plugin.visualization.draw import draw_comparison, draw_panoptic
-from panoptic_plugin.visualization.labels import find_rooms
+from panoptic_plugin.visualization.labels import draw_label, find_rooms
 
 METADATA = SimpleNamespace(
     stuff_classes=["road", "car"],
@@ -104,3 +104,34 @@ def test_shades_and_spread():
     assert len({shade((0, 0, 142), number) for number in range(40)}) == 40
     assert shade((1, 2, 3), 0) == (1, 2, 3)
     assert len(set(class_colors(SimpleNamespace(), 133))) == 133
+
+
+@pytest.mark.parametrize("background", [0, 128, 255])
+@pytest.mark.parametrize("letter_height", [8, 11, 20, 40])
+def test_labels_are_read_on_any_background(background, letter_height):
+    image = np.full((120, 600, 3), background, np.uint8)
+    taken = []
+    assert draw_label(image, "vegetation 87%", (300, 60), letter_height, taken)
+    ((left, top, right, bottom),) = taken
+    patch = image[top:bottom, left:right]
+    assert patch.max() > 230 and patch.min() < 100
+    image[top:bottom, left:right] = background
+    assert (image == background).all()  # nothing stands outside its rectangle
+
+
+def test_labels_never_overlap_and_step_aside():
+    image = np.full((100, 200, 3), 128, np.uint8)
+    taken = []
+    drawn = [draw_label(image, "car", (100, 50), 12, taken) for _ in range(4)]
+    assert drawn == [True, True, True, False]
+    assert not any(one[1] < other[3] and other[1] < one[3] for one in taken for other in taken if one is not other)
+
+
+def test_letters_grow_with_the_image():
+    heights = []
+    for factor in (1, 4):
+        ids = np.zeros((240 * factor, 400 * factor), np.int64)
+        image = np.full((*ids.shape, 3), 100, np.uint8)
+        changed = draw_panoptic(image, ids, METADATA) != draw_panoptic(image, ids, METADATA, labels=False)
+        heights.append(np.ptp(np.flatnonzero(changed.any(axis=(1, 2)))) + 1)
+    assert heights[1] > 2 * heights[0]
