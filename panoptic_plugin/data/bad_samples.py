@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import logging
 import os
+import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from panoptic_plugin.data.seeding import seeded
 from panoptic_plugin.errors import ConfigError, DatasetError
 
 logger = logging.getLogger(__name__)
 
 FILE_NAME = "bad_samples.txt"
 RAISE, SKIP = "raise", "skip"
-NUM_SPARES = 16
+NUM_SPARES = 64
 
 
 class SkippingMapper:
@@ -26,7 +28,7 @@ class SkippingMapper:
 
     Args:
         mapper: raises DatasetError for a bad sample.
-        spares: samples that may take its place, until good ones have been seen.
+        spares: samples that may take its place.
         log_path: the file that lists bad samples, one a line: image, then the reason.
         max_bad: so many different images may be bad.
         num_samples: images of the dataset, for the message.
@@ -47,7 +49,6 @@ class SkippingMapper:
         self._max_bad = max_bad
         self._num_samples = num_samples
         self._bad: set[str] = set()
-        self._next_spare = 0
 
     def __call__(self, dataset_dict: dict[str, Any]) -> Any:
         """The sample, or another one.
@@ -55,12 +56,15 @@ class SkippingMapper:
         Raises:
             DatasetError: too many samples are bad.
         """
+        # What takes its place must not depend on which samples this process has found bad before, nor on how far the
+        # mapper came: resumed or not, with any number of workers, a training sees the same.
+        seed = random.getrandbits(32)
         sample = self._try(dataset_dict)
-        for _ in range(len(self._spares)):
+        for attempt, spare in enumerate(random.Random(seed).sample(self._spares, len(self._spares))):
             if sample is not None:
                 return sample
-            self._next_spare = (self._next_spare + 1) % len(self._spares)
-            sample = self._try(self._spares[self._next_spare])
+            with seeded(seed, attempt):
+                sample = self._try(spare)
         if sample is None:
             raise DatasetError(f"no sample can be read; {self._log_path} lists the reasons")
         return sample
@@ -75,7 +79,6 @@ class SkippingMapper:
             self._bad.add(name)
             self._note(name, error)
             return None
-        self._spares[self._next_spare % len(self._spares)] = dataset_dict  # the next place-holder is a good one
         return sample
 
     def _note(self, name: str, error: DatasetError) -> None:

@@ -18,10 +18,12 @@ from panoptic_plugin.data.loader import build_test_loader, build_train_loader
 from panoptic_plugin.engine.averaging import CHECKPOINT_KEY, build_averaged_weights
 from panoptic_plugin.engine.best_checkpoint import BestCheckpointHook
 from panoptic_plugin.engine.checkpoint import PluginCheckpointer
+from panoptic_plugin.engine.exact_resume import data_state, restore_data, seed_iteration
 from panoptic_plugin.engine.hooks import EvaluationHook
 from panoptic_plugin.engine.inference import for_inference
 from panoptic_plugin.engine.model import build_model, prepare_for_training, share_buffers, unwrap, wrap_distributed
 from panoptic_plugin.engine.optim import build_lr_scheduler, build_optimizer
+from panoptic_plugin.engine.termination import StopOnSignalHook
 from panoptic_plugin.engine.train_step import build_train_step
 from panoptic_plugin.engine.writers import make_writers
 from panoptic_plugin.errors import UserError
@@ -59,6 +61,7 @@ class PanopticTrainer(DefaultTrainer):
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         saved_along = {} if self.averaged is None else {CHECKPOINT_KEY: self.averaged}
         self.checkpointer = PluginCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self), **saved_along)
+        self._seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg
@@ -90,9 +93,14 @@ class PanopticTrainer(DefaultTrainer):
         return build_evaluator(cfg, dataset_name)
 
     def build_hooks(self) -> list[HookBase]:
-        """Detectron2's hooks, with :class:`EvaluationHook` in the place of its EvalHook."""
-        evaluation = EvaluationHook(self.cfg.TEST.EVAL_PERIOD, self._evaluate)
-        return [evaluation if isinstance(hook, EvalHook) else hook for hook in super().build_hooks() if hook]
+        """Detectron2's hooks with :class:`EvaluationHook` in the place of EvalHook, the best model, and SIGTERM."""
+        period = self.cfg.TEST.EVAL_PERIOD
+        evaluation = [EvaluationHook(period, self._evaluate)]
+        if self.cfg.TEST.BEST_METRICS:
+            evaluation.append(BestCheckpointHook(self.checkpointer, self.cfg.TEST.BEST_METRICS, period))
+        groups = [evaluation if isinstance(hook, EvalHook) else [hook] for hook in super().build_hooks() if hook]
+        hooks = [hook for group in groups for hook in group]
+        return [*hooks, StopOnSignalHook(self.checkpointer, self.cfg.SOLVER.CHECKPOINT_PERIOD)]
 
     def build_writers(self):
         return make_writers(self.cfg.OUTPUT_DIR, self.max_iter)
@@ -144,22 +152,37 @@ class PanopticTrainer(DefaultTrainer):
         return self._last_eval_results
 
     def _loop(self) -> None:
+        loader = self._trainer.data_loader
+        if hasattr(loader, "start_at"):
+            loader.start_at(self.start_iter)
+        self._seed = getattr(loader, "seed", self._seed)
         self.before_train()
         for iteration in range(self.start_iter, self.max_iter):
             self.iter = iteration
+            seed_iteration(self._seed, iteration)
             self.before_step()
             self.run_step()
             self.after_step()
         self.iter = self.max_iter  # tells the hooks that training has come to its end
 
+    def check_losses(self) -> None:
+        """Look at the losses that were not read yet, before weights are saved; all processes must call it.
+
+        Raises:
+            FloatingPointError: one of them, or a gradient, is not finite.
+        """
+        self._trainer.loss_log.read()
+
     def state_dict(self) -> dict[str, Any]:
         """Iteration, hooks (with the schedule), optimizer and scaler, in the layout of Detectron2's main."""
         state = TrainerBase.state_dict(self)
         state["_trainer"] = self._trainer.state_dict()
+        state["data"] = data_state(self._trainer.data_loader, self.cfg)
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         TrainerBase.load_state_dict(self, state_dict)
+        restore_data(self._trainer.data_loader, state_dict.get("data", {}), self.cfg)
         if "_trainer" in state_dict:
             self._trainer.load_state_dict(state_dict["_trainer"])
         else:
