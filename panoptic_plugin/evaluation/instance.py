@@ -24,6 +24,8 @@ def checked_overlaps(truth: Truth, values: np.ndarray, output: Mapping[str, Any]
     instances = output.get("instances")
     if instances is not None and len(instances):
         check_size(truth, instances.pred_masks.shape[1:])
+    if output.get("segments_info"):
+        check_size(truth, output["panoptic_seg"][0].shape)
     return instance_overlaps(values, output)
 
 
