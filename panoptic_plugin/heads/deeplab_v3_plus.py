@@ -115,8 +115,8 @@ class PluginDeepLabV3PlusHead(DeepLabV3PlusHead):
         return arguments
 
     def layers(self, features: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """Logits (N, C, h, w) at the common stride, float32 also under autocast."""
-        return super().layers(features).float()
+        """Logits (N, C, h, w) at the common stride, float32, contiguous: what follows is slow in channels_last."""
+        return super().layers(features).float().contiguous()
 
     def losses(self, predictions: torch.Tensor, targets: torch.Tensor) -> dict[str, torch.Tensor]:
         """Logits at the common stride and int64 (N, H, W) targets to the weighted ``loss_sem_seg``."""

@@ -72,8 +72,8 @@ class PluginPanopticDeepLabSemSegHead(PanopticDeepLabSemSegHead):
         return super().from_config(cfg, input_shape)
 
     def layers(self, features: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """Logits (N, C, h, w) at the common stride, float32."""
-        return super().layers(features).float()
+        """Logits (N, C, h, w) at the common stride, float32, contiguous: what follows is slow in channels_last."""
+        return super().layers(features).float().contiguous()
 
     def losses(
         self, predictions: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor | None = None
@@ -110,9 +110,9 @@ class PluginPanopticDeepLabInsEmbedHead(PanopticDeepLabInsEmbedHead):
         return super().from_config(cfg, input_shape)
 
     def layers(self, features: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Heatmap (N, 1, h, w) and offsets (N, 2, h, w) in units of the common stride, float32."""
+        """Heatmap (N, 1, h, w) and offsets (N, 2, h, w) in units of the common stride, float32, contiguous."""
         center, offset = super().layers(features)
-        return center.float(), offset.float()
+        return center.float().contiguous(), offset.float().contiguous()
 
     def center_losses(
         self, predictions: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor
