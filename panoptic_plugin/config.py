@@ -64,6 +64,9 @@ def _add_common_keys(cfg: CfgNode) -> None:
     # Iterations between two looks at the losses. A GPU waits at each; a loss that is not finite is noticed then, and
     # has changed no weight.
     cfg.SOLVER.LOSS_READ_PERIOD = 20
+    # Seconds that one process waits for another before the job ends with an error. Only the main process scores an
+    # evaluation, which counts.
+    cfg.DISTRIBUTED = CfgNode({"TIMEOUT": 600})
     # Precision of autocast where SOLVER.AMP.ENABLED: "float16" (CUDA only) or "bfloat16".
     cfg.SOLVER.AMP.DTYPE = "float16"
     # Write model_best.pth after an evaluation that is better than all before it: the first of these figures that the
@@ -75,8 +78,8 @@ def _add_common_keys(cfg: CfgNode) -> None:
     # memory as N, H, W, C: the same results but for rounding, sooner. Weights in checkpoints are not touched.
     cfg.TEST.FOLD_BN = True
     cfg.TEST.CHANNELS_LAST = True
-    # Also write the predictions as COCO panoptic JSON and PNG below OUTPUT_DIR/inference.
-    cfg.TEST.SAVE_PREDICTIONS = False
+    # Write the predictions as COCO panoptic JSON and PNG below OUTPUT_DIR/inference, before they are scored.
+    cfg.TEST.SAVE_PREDICTIONS = True
     # Also Boundary PQ and Boundary IoU, of the pixels within this share of the image's diagonal of an edge.
     cfg.TEST.BOUNDARY = False
     cfg.TEST.BOUNDARY_DILATION = 0.02

@@ -17,7 +17,13 @@ import numpy as np
 
 from panoptic_plugin.evaluation import pq
 from panoptic_plugin.evaluation.ground_truth import Truth
-from panoptic_plugin.evaluation.panoptic import PanopticQuality, check_size, predicted_segments
+from panoptic_plugin.evaluation.panoptic import (
+    ImageQuality,
+    PanopticQuality,
+    check_size,
+    predicted_ids,
+    predicted_segments,
+)
 from panoptic_plugin.evaluation.runs import Runs, pixels_by_pair, shared_runs
 from panoptic_plugin.evaluation.semantic import predicted_labels, true_categories
 
@@ -76,17 +82,19 @@ class BoundaryQuality(PanopticQuality):
         super().__init__(**arguments)
         self._dilation = dilation
 
-    def count(self, truth: Truth, output: Mapping[str, Any]) -> tuple[tuple[int, pq.Counts], ...]:
-        ids, segments = predicted_segments(output, self._label_divisor, truth.image_id)
+    def count(self, truth: Truth, output: Mapping[str, Any]) -> ImageQuality:
+        ids = predicted_ids(output)
         check_size(truth, ids.shape)
+        runs = shared_runs(truth.numbers, ids)
+        segments = predicted_segments(output, runs.values[1], self._label_divisor, truth.image_id)
         width = boundary_width(truth.shape, self._dilation)
         matching = pq.match_runs(
-            shared_runs(truth.numbers, ids),
+            runs,
             truth.segments,
             segments,
             boundary=boundary_runs(truth.numbers, ids, width),
         )
-        return tuple(matching.counts(truth.segments, segments).items())
+        return ImageQuality(tuple(matching.counts(truth.segments, segments).items()))
 
 
 class BoundaryIoU:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,29 +13,37 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from panoptic_plugin.errors import ConfigError
+from panoptic_plugin.evaluation import fingerprint
 from panoptic_plugin.evaluation.boundary import BoundaryIoU, BoundaryQuality
-from panoptic_plugin.evaluation.evaluator import ImageEvaluator, Metric
-from panoptic_plugin.evaluation.ground_truth import PanopticGroundTruth, SemanticGroundTruth
+from panoptic_plugin.evaluation.evaluator import Evaluated, ImageEvaluator, Metric
+from panoptic_plugin.evaluation.ground_truth import GroundTruth, PanopticGroundTruth, SemanticGroundTruth
 from panoptic_plugin.evaluation.instance import CityscapesAP, CocoAP
-from panoptic_plugin.evaluation.panoptic import PanopticQuality, PanopticWriter
+from panoptic_plugin.evaluation.panoptic import PanopticQuality, class_qualities
+from panoptic_plugin.evaluation.per_image import confusion_json, image_lines
+from panoptic_plugin.evaluation.predictions import PredictionWriter
 from panoptic_plugin.evaluation.report import format_results, write_results
 from panoptic_plugin.evaluation.semantic import MeanIoU
+from panoptic_plugin.files import replace_file
 
 logger = logging.getLogger(__name__)
 
 PANOPTIC_TYPES = ("coco_panoptic_seg", "cityscapes_panoptic_seg")
 SEMANTIC_TYPES = ("sem_seg", "cityscapes_sem_seg")
+Entries = Callable[[], Mapping[str, Any]]
 
 
-def build_evaluator(cfg: CfgNode, dataset_name: str, output_dir: str | Path | None = None) -> ImageEvaluator:
+def build_evaluator(
+    cfg: CfgNode, dataset_name: str, output_dir: str | Path | None = None, *, checkpoint: str | None = None
+) -> ImageEvaluator:
     """The evaluator of a dataset, chosen by its metadata's ``evaluator_type``.
 
     Args:
         cfg: reads OUTPUT_DIR, DATASETS.TEST, TEST.SAVE_PREDICTIONS, TEST.BOUNDARY, TEST.BOUNDARY_DILATION and
             MODEL.PANOPTIC_DEEPLAB.PREDICT_INSTANCES.
         dataset_name: a registered dataset.
-        output_dir: receives ``metrics.json``; by default OUTPUT_DIR/inference, and a folder of the dataset's name in
-            it where DATASETS.TEST names several.
+        output_dir: receives what docs/evaluation.md lists; by default OUTPUT_DIR/inference, and a folder of the
+            dataset's name in it where DATASETS.TEST names several.
+        checkpoint: the weights that are evaluated; by default MODEL.WEIGHTS, unless a training evaluates its own.
 
     Raises:
         ConfigError: a dataset whose type is unknown.
@@ -43,10 +52,21 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_dir: str | Path | No
     metadata = MetadataCatalog.get(dataset_name)
     kind = metadata.get("evaluator_type", None)
     folder = Path(output_dir) if output_dir else _default_folder(cfg, dataset_name)
+    about = partial(fingerprint.run_entries, cfg, checkpoint or cfg.MODEL.WEIGHTS)
     if kind in PANOPTIC_TYPES:
-        return _panoptic_evaluator(cfg, metadata, dataset_name, folder, kind)
+        labels = PanopticLabels.of(metadata)
+        return panoptic_evaluator(
+            labels,
+            dataset_name=dataset_name,
+            folder=folder,
+            with_instances=bool(labels.thing_ids) and cfg.MODEL.PANOPTIC_DEEPLAB.PREDICT_INSTANCES,
+            boundary=cfg.TEST.BOUNDARY_DILATION if cfg.TEST.BOUNDARY else None,
+            save=cfg.TEST.SAVE_PREDICTIONS,
+            remedy=_rescoring(cfg, metadata, dataset_name, folder),
+            about=about,
+        )
     if kind in SEMANTIC_TYPES:
-        return _semantic_evaluator(metadata, dataset_name, folder)
+        return _semantic_evaluator(metadata, dataset_name, folder, about)
     raise ConfigError(
         f"dataset {dataset_name} has the evaluator_type {kind!r}; expected one of {', '.join(PANOPTIC_TYPES)}, "
         f"{', '.join(SEMANTIC_TYPES)}. Set it where the dataset is registered"
@@ -58,88 +78,180 @@ def _default_folder(cfg: CfgNode, dataset_name: str) -> Path:
     return folder / dataset_name if len(cfg.DATASETS.TEST) > 1 else folder
 
 
-def _panoptic_evaluator(cfg: CfgNode, metadata: Any, dataset_name: str, folder: Path, kind: str) -> ImageEvaluator:
-    things = dict(metadata.thing_dataset_id_to_contiguous_id)
-    # The stuff table of some datasets lists the things as well, so the things have the last word.
-    contiguous_ids = {**metadata.stuff_dataset_id_to_contiguous_id, **things}
-    class_names, thing_ids = list(metadata.stuff_classes), frozenset(things.values())
-    divisor = metadata.label_divisor
-    truth = PanopticGroundTruth(
-        panoptic_json=metadata.panoptic_json,
-        panoptic_root=metadata.panoptic_root,
-        contiguous_ids=contiguous_ids,
-        ignore_label=metadata.get("ignore_label", 255),
+def _rescoring(cfg: CfgNode, metadata: Any, dataset_name: str, folder: Path) -> str:
+    config = Path(cfg.OUTPUT_DIR) / "config.yaml"
+    source = (
+        f"--config-file {config} --dataset {dataset_name}"
+        if config.is_file()
+        else f"--json {metadata.panoptic_json} --panoptic {metadata.panoptic_root}"
     )
-    listed = [contiguous_ids[one["id"]] for one in truth.categories if one["id"] in contiguous_ids]
-    arguments = {
-        "class_names": class_names,
-        "thing_ids": thing_ids,
-        "categories": listed or sorted(contiguous_ids.values()),
-        "label_divisor": divisor,
+    return (
+        f"The predictions are saved; score them when the files are mended, without predicting again: "
+        f"panoptic evaluate --predictions {folder / 'predictions'} {source} --output {folder}"
+    )
+
+
+@dataclass(frozen=True)
+class PanopticLabels:
+    """What a panoptic dataset's metadata say, and where its truth is.
+
+    Attributes:
+        metadata: with the keys that ``register_panoptic_dataset`` sets.
+        contiguous_ids: category id of the JSON -> contiguous id.
+        class_names: by contiguous id.
+        thing_ids: contiguous ids of the things.
+        truth: the ground truth.
+    """
+
+    metadata: Any
+    contiguous_ids: dict[int, int]
+    class_names: list[str]
+    thing_ids: frozenset[int]
+    truth: PanopticGroundTruth
+
+    @classmethod
+    def of(cls, metadata: Any) -> PanopticLabels:
+        """From Detectron2's metadata; raises DatasetError for a ground truth that cannot be read."""
+        things = dict(metadata.thing_dataset_id_to_contiguous_id)
+        # The stuff table of some datasets lists the things as well, so the things have the last word.
+        contiguous_ids = {**metadata.stuff_dataset_id_to_contiguous_id, **things}
+        truth = PanopticGroundTruth(
+            panoptic_json=metadata.panoptic_json,
+            panoptic_root=metadata.panoptic_root,
+            contiguous_ids=contiguous_ids,
+            ignore_label=metadata.get("ignore_label", 255),
+        )
+        return cls(metadata, contiguous_ids, list(metadata.stuff_classes), frozenset(things.values()), truth)
+
+
+def panoptic_evaluator(
+    labels: PanopticLabels,
+    *,
+    dataset_name: str,
+    folder: Path | None,
+    with_instances: bool,
+    boundary: float | None = None,
+    save: bool = False,
+    remedy: str = "",
+    about: Entries = dict,
+    classes_from: str = "semantic",
+) -> ImageEvaluator:
+    """PQ, mIoU and AP of a panoptic dataset.
+
+    Args:
+        labels: the dataset.
+        dataset_name: for the report.
+        folder: receives the files of docs/evaluation.md; None writes none.
+        with_instances: compute AP.
+        boundary: compute Boundary PQ and IoU too, with this share of the image's diagonal as width.
+        save: write the predictions.
+        remedy: see :class:`~panoptic_plugin.evaluation.evaluator.ImageEvaluator`.
+        about: entries of ``metrics.json`` about weights and config; called when it is written.
+        classes_from: "semantic", or "panoptic" where the classes of mIoU are those of the panoptic map.
+    """
+    listed = [labels.contiguous_ids[one["id"]] for one in labels.truth.categories if one["id"] in labels.contiguous_ids]
+    divisor = labels.metadata.get("label_divisor", 1000)
+    classes = {"class_names": labels.class_names, "label_divisor": divisor}
+    panoptic = {
+        **classes,
+        "thing_ids": labels.thing_ids,
+        "categories": listed or sorted(labels.contiguous_ids.values()),
     }
-    quality = PanopticQuality(**arguments)
-    metrics: list[Metric] = [quality, MeanIoU(class_names=class_names, label_divisor=divisor)]
-    if thing_ids and cfg.MODEL.PANOPTIC_DEEPLAB.PREDICT_INSTANCES:
-        if kind == "cityscapes_panoptic_seg":
-            metrics.append(CityscapesAP(class_names=class_names, gt_dir=metadata.get("gt_dir", None)))
-        else:
-            metrics.append(CocoAP(class_names=class_names, thing_ids=thing_ids))
-    if cfg.TEST.BOUNDARY:
-        dilation = cfg.TEST.BOUNDARY_DILATION
-        metrics.append(BoundaryQuality(**arguments, dilation=dilation))
-        metrics.append(BoundaryIoU(class_names=class_names, label_divisor=divisor, dilation=dilation))
-    if cfg.TEST.SAVE_PREDICTIONS:
-        dataset_ids = {contiguous: dataset for dataset, contiguous in contiguous_ids.items()}
-        writer = PanopticWriter(folder=folder, ground_truth=truth, dataset_ids=dataset_ids, label_divisor=divisor)
-        metrics.insert(0, writer)  # first, so that predictions are on disk before anything is scored
-    report = partial(
-        _report,
-        folder=folder,
-        dataset_name=dataset_name,
-        class_names=class_names,
-        thing_ids=thing_ids,
-        num_images=len(truth.image_ids),
-        quality=quality,
-    )
-    return ImageEvaluator(ground_truth=truth, metrics=metrics, on_results=report)
+    quality = PanopticQuality(**panoptic)
+    metrics: list[Metric] = [quality, MeanIoU(**classes)]
+    if with_instances:
+        metrics.append(_instance_metric(labels))
+    if boundary is not None:
+        metrics += [BoundaryQuality(**panoptic, dilation=boundary), BoundaryIoU(**classes, dilation=boundary)]
+    report = Report(folder, dataset_name, labels.class_names, labels.truth, labels.thing_ids, about, quality)
+    report.classes_from, report.predictions = classes_from, folder / "predictions" if save and folder else None
+    writer = None
+    if save and folder:
+        writer = PredictionWriter(
+            folder=folder / "predictions",
+            ground_truth=labels.truth,
+            dataset_ids={contiguous: dataset for dataset, contiguous in labels.contiguous_ids.items()},
+            label_divisor=divisor,
+            info=report.origin,
+        )
+    return ImageEvaluator(ground_truth=labels.truth, metrics=metrics, on_results=report, writer=writer, remedy=remedy)
 
 
-def _semantic_evaluator(metadata: Any, dataset_name: str, folder: Path) -> ImageEvaluator:
+def _instance_metric(labels: PanopticLabels) -> Metric:
+    if labels.metadata.get("evaluator_type", None) == "cityscapes_panoptic_seg":
+        return CityscapesAP(class_names=labels.class_names, gt_dir=labels.metadata.get("gt_dir", None))
+    return CocoAP(class_names=labels.class_names, thing_ids=labels.thing_ids)
+
+
+def _semantic_evaluator(metadata: Any, dataset_name: str, folder: Path, about: Entries) -> ImageEvaluator:
     files = {record["file_name"]: record["sem_seg_file_name"] for record in DatasetCatalog.get(dataset_name)}
     truth = SemanticGroundTruth(files=files, ignore_label=metadata.get("ignore_label", 255))
     class_names = list(metadata.stuff_classes)
-    report = partial(
-        _report,
-        folder=folder,
-        dataset_name=dataset_name,
-        class_names=class_names,
-        thing_ids=frozenset(),
-        num_images=len(files),
-    )
+    report = Report(folder, dataset_name, class_names, truth, frozenset(), about)
     return ImageEvaluator(ground_truth=truth, metrics=[MeanIoU(class_names=class_names)], on_results=report)
 
 
-def _report(
-    results: Mapping[str, Mapping[str, float]],
-    *,
-    folder: Path,
-    dataset_name: str,
-    class_names: Sequence[str],
-    thing_ids: frozenset[int],
-    num_images: int,
-    quality: PanopticQuality | None = None,
-) -> None:
-    num_categories = quality.num_categories() if quality else {}
-    tables = format_results(results, class_names, thing_ids, num_categories)
-    logger.info("Evaluation of %s, %d images, in percent:\n%s", dataset_name, num_images, tables)
-    path = folder / "metrics.json"
-    write_results(
-        path,
-        results,
-        class_names,
-        thing_ids,
-        dataset=dataset_name,
-        num_images=num_images,
-        num_categories=num_categories,
-    )
-    logger.info("Results written to %s", path)
+@dataclass
+class Report:
+    """Logs the tables of a finished evaluation and writes its files; see docs/evaluation.md.
+
+    Attributes:
+        folder: receives the files; None writes none.
+        dataset_name, class_names, truth, thing_ids: of the dataset.
+        about: see :func:`panoptic_evaluator`.
+        quality: the metric whose counts are reported, if PQ is among the metrics.
+        classes_from: see :func:`panoptic_evaluator`.
+        predictions: the folder of the predictions.
+        tables: the text of the last report.
+    """
+
+    folder: Path | None
+    dataset_name: str
+    class_names: Sequence[str]
+    truth: GroundTruth
+    thing_ids: frozenset[int]
+    about: Entries
+    quality: PanopticQuality | None = None
+    classes_from: str = "semantic"
+    predictions: Path | None = None
+    tables: str = field(default="", repr=False)
+
+    def origin(self) -> dict[str, Any]:
+        """Entries of ``metrics.json`` that hold for the predictions as well."""
+        dataset = fingerprint.dataset_fingerprint(*self.truth.files)
+        return {"dataset": self.dataset_name, "dataset_fingerprint": dataset, **self.about()}
+
+    def __call__(self, evaluated: Evaluated) -> None:
+        quality, num_images = self.quality, len(self.truth.image_ids)
+        num_categories = quality.num_categories() if quality else {}
+        qualities = class_qualities(quality.counts, range(len(self.class_names))) if quality else {}
+        shared = (evaluated.results, self.class_names, self.thing_ids)
+        self.tables = format_results(*shared, num_categories, qualities)
+        logger.info("Evaluation of %s, %d images, in percent:\n%s", self.dataset_name, num_images, self.tables)
+        if self.folder is None:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._write_details(self.folder, evaluated)
+        write_results(
+            self.folder / "metrics.json",
+            *shared,
+            qualities,
+            num_images=num_images,
+            num_categories=num_categories,
+            **self.origin(),
+            predictions=str(self.predictions) if self.predictions else None,
+            timing={name: round(seconds, 4) for name, seconds in evaluated.timing.items()},
+            software=fingerprint.software(),
+            created=fingerprint.now(),
+        )
+        logger.info("Results written to %s", self.folder / "metrics.json")
+
+    def _write_details(self, folder: Path, evaluated: Evaluated) -> None:
+        confusions = evaluated.records.get(MeanIoU.task)
+        if self.quality is not None and isinstance(self.truth, PanopticGroundTruth):
+            names = (self.truth.about(image_id) for image_id in self.truth.image_ids)
+            qualities = evaluated.records[self.quality.task]
+            replace_file(folder / "per_image.jsonl", image_lines(names, qualities, confusions, len(self.class_names)))
+        if confusions is not None:
+            content = confusion_json(confusions, self.class_names, self.classes_from)
+            replace_file(folder / "confusion.json", content + "\n")

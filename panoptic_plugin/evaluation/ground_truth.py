@@ -5,7 +5,6 @@ Two sources, one shape: COCO's panoptic format (JSON and PNG), and label maps fo
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,6 +15,9 @@ import cv2
 import numpy as np
 
 from panoptic_plugin.errors import DatasetError
+from panoptic_plugin.evaluation.runs import shared_runs
+from panoptic_plugin.files import outside, read_json
+from panoptic_plugin.integrity import read_image_bytes, undecodable
 from panoptic_plugin.structures import number_pixels
 
 
@@ -25,7 +27,7 @@ class Truth:
 
     Attributes:
         image_id: the id in the JSON, as text; the image's file name where there is no JSON.
-        numbers: intp (H, W), the segment a pixel belongs to, counted from 1; 0 is void.
+        numbers: integers (H, W), the segment a pixel belongs to, counted from 1; 0 is void.
         segments: dicts of id (its number), category_id (contiguous), iscrowd, dataset_id (the id in the PNG).
         ignore_label: what ``semantic`` holds at void.
         label_map: contiguous categories where there are no segments.
@@ -41,11 +43,6 @@ class Truth:
     def shape(self) -> tuple[int, int]:
         height, width = (self.numbers if self.label_map is None else self.label_map).shape
         return height, width
-
-    @cached_property
-    def areas(self) -> np.ndarray:
-        """Pixels of each segment number, int64 (1 + number of segments,)."""
-        return np.bincount(self.numbers.ravel(), minlength=len(self.segments) + 1)
 
     @cached_property
     def semantic(self) -> np.ndarray:
@@ -96,7 +93,7 @@ class PanopticGroundTruth:
         self._root = Path(panoptic_root)
         self._contiguous_ids = dict(contiguous_ids)
         self._ignore_label = ignore_label
-        content = _read_json(self._json)
+        content = read_json(self._json, what="annotations")
         self._annotations = _by_image_id(content.get("annotations", []), self._json)
         self.categories: list[dict[str, Any]] = content.get("categories", [])
         self.images: list[dict[str, Any]] = content.get("images", [])
@@ -113,13 +110,31 @@ class PanopticGroundTruth:
     def key(self, model_input: Mapping[str, Any]) -> str:
         return str(model_input["image_id"])
 
+    def about(self, image_id: str) -> dict[str, Any]:
+        """image_id and file_name as the JSON writes them, and ``label``, the name of the PNG."""
+        annotation = self._annotations[image_id]
+        image = self._images_by_id.get(image_id, {})
+        label = annotation["file_name"]
+        return {"image_id": annotation["image_id"], "file_name": image.get("file_name", label), "label": label}
+
+    @cached_property
+    def _images_by_id(self) -> dict[str, dict[str, Any]]:
+        return {str(image["id"]): image for image in self.images}
+
+    @property
+    def files(self) -> tuple[Path, list[Path]]:
+        """The JSON and the PNGs, in its order."""
+        return self._json, [self._root / annotation["file_name"] for annotation in self._annotations.values()]
+
     def load(self, image_id: str) -> Truth:
         annotation = self._annotations[image_id]
         path = self._root / annotation["file_name"]
-        ids = read_panoptic_png(path)
+        codes = read_panoptic_png(path)
         listed = [int(segment["id"]) for segment in annotation["segments_info"]]
         order = sorted(listed)
-        numbers = number_pixels(ids, order)
+        # All that is looked up and checked is so once a run of pixels, not once a pixel.
+        (ids,), lengths = shared_runs(codes)
+        numbers = number_pixels(ids, order, dtype=np.int32)
         number_of = {segment_id: number for number, segment_id in enumerate(order, start=1)}
         segments = [
             {
@@ -130,9 +145,8 @@ class PanopticGroundTruth:
             }
             for segment in annotation["segments_info"]
         ]
-        truth = Truth(image_id, numbers, segments, self._ignore_label)
-        self._check_agreement(truth, ids, listed, path)
-        return truth
+        self._check_agreement(segments, ids, numbers, path, image_id)
+        return Truth(image_id, np.repeat(numbers, lengths).reshape(codes.shape), segments, self._ignore_label)
 
     def _category(self, category_id: Any, image_id: str) -> int:
         try:
@@ -143,13 +157,17 @@ class PanopticGroundTruth:
                 f"registered; expected one of {sorted(self._contiguous_ids)}"
             ) from None
 
-    def _check_agreement(self, truth: Truth, ids: np.ndarray, listed: list[int], path: Path) -> None:
-        missing = [segment["dataset_id"] for segment in truth.segments if not truth.areas[segment["id"]]]
-        unknown = np.unique(ids[(truth.numbers == 0) & (ids != 0)]).tolist()
-        if missing or unknown or len(set(listed)) != len(listed):
+    def _check_agreement(
+        self, segments: list[dict[str, Any]], ids: np.ndarray, numbers: np.ndarray, path: Path, image_id: str
+    ) -> None:
+        listed = {segment["dataset_id"] for segment in segments}
+        present = set(np.unique(numbers).tolist())
+        missing = [segment["dataset_id"] for segment in segments if segment["id"] not in present]
+        unknown = np.unique(ids[(numbers == 0) & (ids != 0)]).tolist()
+        if missing or unknown or len(listed) != len(segments):
             raise DatasetError(
-                f"{path} and {self._json} disagree on image {truth.image_id}: segments only in the JSON {missing[:5]}, "
-                f"ids only in the PNG {unknown[:5]}, {len(listed) - len(set(listed))} ids listed twice; "
+                f"{path} and {self._json} disagree on image {image_id}: segments only in the JSON {missing[:5]}, "
+                f"ids only in the PNG {unknown[:5]}, {len(segments) - len(listed)} ids listed twice; "
                 "write both from one source"
             )
 
@@ -170,53 +188,50 @@ class SemanticGroundTruth:
     def image_ids(self) -> list[str]:
         return list(self._files)
 
+    @property
+    def files(self) -> tuple[None, list[Path]]:
+        """No JSON, and the label maps."""
+        return None, [Path(file) for file in self._files.values()]
+
     def key(self, model_input: Mapping[str, Any]) -> str:
         return str(model_input["file_name"])
 
     def load(self, image_id: str) -> Truth:
         path = Path(self._files[image_id])
-        labels = _read_png(path)
+        labels = read_pixels(path, "ground truth")
         if labels.ndim != 2:
             raise DatasetError(f"{path} has {labels.shape[2]} channels, expected a label map of one")
         return Truth(image_id, np.empty((0, 0), np.intp), [], self._ignore_label, labels.astype(np.int32))
 
 
-def read_panoptic_png(path: str | Path) -> np.ndarray:
+def read_panoptic_png(path: str | Path, what: str = "ground truth") -> np.ndarray:
     """Ids of COCO's panoptic PNG, int32 (H, W).
 
     Raises:
         DatasetError: the file is missing, damaged, or no 8-bit RGB image.
     """
-    bgr = _read_png(Path(path))
+    bgr = read_pixels(Path(path), what)
     if bgr.ndim != 3 or bgr.shape[2] not in (3, 4) or bgr.dtype != np.uint8:
         raise DatasetError(f"{path} is {bgr.dtype} of shape {bgr.shape}, expected an 8-bit RGB panoptic PNG")
     # The three colour bytes and a fourth one are one little-endian integer: no arithmetic per channel is needed.
     rgba = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGBA if bgr.shape[2] == 3 else cv2.COLOR_BGRA2RGBA)
-    return (rgba.view("<u4")[..., 0] & 0xFFFFFF).astype(np.int32)
+    ids = rgba.view("<i4")[..., 0]
+    return np.bitwise_and(ids, 0xFFFFFF, out=ids)
 
 
-def _read_png(path: Path) -> np.ndarray:
-    if not path.is_file():
-        raise DatasetError(f"ground truth {path} does not exist; check the dataset's folder")
-    # OpenCV refuses a PNG whose checksum is wrong; Pillow would decode it into other labels.
-    image = cv2.imdecode(np.fromfile(path, dtype=np.uint8), cv2.IMREAD_UNCHANGED) if path.stat().st_size else None
+def read_pixels(path: Path, what: str) -> np.ndarray:
+    """A picture as it is stored, in OpenCV's order of channels, after the checks of ``read_image_bytes``."""
+    content = np.frombuffer(read_image_bytes(what, str(path)), dtype=np.uint8)
+    image = cv2.imdecode(content, cv2.IMREAD_UNCHANGED)
     if image is None:
-        raise DatasetError(f"ground truth {path} is damaged or no PNG; write it again")
+        raise undecodable(what, str(path), "OpenCV does not know it")
     return image
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DatasetError(f"annotations {path} do not exist; check the dataset's folder") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DatasetError(f"annotations {path} are no valid JSON: {error}") from None
 
 
 def _by_image_id(annotations: Iterable[dict[str, Any]], path: Path) -> dict[str, dict[str, Any]]:
     by_id: dict[str, dict[str, Any]] = {}
-    for annotation in annotations:
+    for index, annotation in enumerate(annotations):
+        _check_annotation(annotation, f"{path}: annotations[{index}]")
         image_id = str(annotation["image_id"])
         if image_id in by_id:
             raise DatasetError(f"{path}: image_id {image_id} is annotated twice; keep one annotation an image")
@@ -224,3 +239,15 @@ def _by_image_id(annotations: Iterable[dict[str, Any]], path: Path) -> dict[str,
     if not by_id:
         raise DatasetError(f"{path} holds no annotations, so there is nothing to evaluate")
     return by_id
+
+
+def _check_annotation(annotation: Any, where: str) -> None:
+    """What reading relies on; the rest is for ``panoptic data validate``."""
+    for key in ("image_id", "file_name", "segments_info"):
+        if not isinstance(annotation, Mapping) or key not in annotation:
+            raise DatasetError(f"{where}: the key {key!r} is missing")
+    if not isinstance(annotation["file_name"], str) or outside(annotation["file_name"]):
+        raise DatasetError(f"{where}: file_name is {annotation['file_name']!r}, expected a path inside the folder")
+    for segment in annotation["segments_info"]:
+        if not isinstance(segment, Mapping) or not {"id", "category_id"} <= segment.keys():
+            raise DatasetError(f"{where}: a segment is {segment!r}, expected an object with id and category_id")

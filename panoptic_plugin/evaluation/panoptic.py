@@ -1,24 +1,36 @@
-"""Panoptic quality of a dataset, and predictions in COCO's panoptic format."""
+"""Panoptic quality of a dataset, with what became of each segment of each image."""
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 import torch
 
 from panoptic_plugin.errors import DatasetError
 from panoptic_plugin.evaluation import pq
-from panoptic_plugin.evaluation.ground_truth import PanopticGroundTruth, Truth
-from panoptic_plugin.evaluation.report import replace_file
-from panoptic_plugin.structures import ids_to_rgb, number_pixels
+from panoptic_plugin.evaluation.ground_truth import Truth
+from panoptic_plugin.evaluation.per_image import SegmentOutcome, outcomes, unpredicted_share
+from panoptic_plugin.evaluation.runs import shared_runs
 
 SPLITS = (("All", ""), ("Things", "_th"), ("Stuff", "_st"))
+
+
+class ImageQuality(NamedTuple):
+    """One image's part in PQ.
+
+    Attributes:
+        counts: (category, counts) of the categories that occur.
+        segments: every segment and what became of it.
+        void: percent of the labelled pixels for which nothing was predicted.
+        size: (height, width).
+    """
+
+    counts: tuple[tuple[int, pq.Counts], ...]
+    segments: tuple[SegmentOutcome, ...] = ()
+    void: float = 0.0
+    size: tuple[int, int] = (0, 0)
 
 
 class PanopticQuality:
@@ -42,19 +54,24 @@ class PanopticQuality:
         self._label_divisor = label_divisor
         self.counts: dict[int, pq.Counts] = {}
 
-    def count(self, truth: Truth, output: Mapping[str, Any]) -> tuple[tuple[int, pq.Counts], ...]:
-        ids, segments = predicted_segments(output, self._label_divisor, truth.image_id)
+    def count(self, truth: Truth, output: Mapping[str, Any]) -> ImageQuality:
+        ids = predicted_ids(output)
+        check_size(truth, ids.shape)
+        runs = shared_runs(truth.numbers, ids)
+        segments = predicted_segments(output, runs.values[1], self._label_divisor, truth.image_id)
         unknown = sorted({segment["category_id"] for segment in segments} - set(self._categories))
         if unknown:
             raise DatasetError(
                 f"the prediction for image {truth.image_id} holds category {unknown[0]}, "
                 f"which is none of the dataset's {len(self._categories)}; compare NUM_CLASSES with the dataset"
             )
-        check_size(truth, ids.shape)
-        return tuple(pq.count_image(truth.numbers, truth.segments, ids, segments).items())
+        matching = pq.match_runs(runs, truth.segments, segments)
+        counts = tuple(matching.counts(truth.segments, segments).items())
+        found = outcomes(matching, runs, truth.segments, segments, truth.shape[1])
+        return ImageQuality(counts, found, unpredicted_share(runs, segments), truth.shape)
 
-    def summarize(self, records: Sequence[tuple[tuple[int, pq.Counts], ...]]) -> dict[str, float]:
-        self.counts = pq.accumulate(dict(record) for record in records)
+    def summarize(self, records: Sequence[ImageQuality]) -> dict[str, float]:
+        self.counts = pq.accumulate(dict(record.counts) for record in records)
         results: dict[str, float] = {}
         for split, suffix in SPLITS:
             mean = pq.average(self.counts, self.members(split))
@@ -78,32 +95,46 @@ class PanopticQuality:
         return [category for category in self._categories if (category in self._thing_ids) == (split == "Things")]
 
 
+def predicted_ids(output: Mapping[str, Any]) -> np.ndarray:
+    """The id map (H, W) of a model's output dict, as it is."""
+    panoptic = output["panoptic_seg"][0]
+    return panoptic.detach().cpu().numpy() if isinstance(panoptic, torch.Tensor) else np.asarray(panoptic)
+
+
 def predicted_segments(
-    output: Mapping[str, Any], label_divisor: int, image_id: str = ""
-) -> tuple[np.ndarray, list[dict[str, Any]]]:
-    """Id map and segments of a model's output dict.
+    output: Mapping[str, Any], values: np.ndarray, label_divisor: int, image_id: str = ""
+) -> list[dict[str, Any]]:
+    """The segments of a model's output dict.
 
     Args:
         output: ``panoptic_seg`` is (ids, None) with ids ``category * label_divisor + instance`` and negative void,
             or (ids, segments) with the id and category_id of each segment, where 0 or a negative id is void.
+        values: integers (R,) among which is every id of the map.
         label_divisor: see above.
         image_id: for the error.
+
+    Returns:
+        Dicts with id, category_id, and saved_id: the id in a saved picture; 1, 2, ... unless ``output`` says it. In
+        the order of ``output["segments_info"]``, where there is such a list, else of the ids.
 
     Raises:
         DatasetError: a pixel's id belongs to no segment.
     """
-    panoptic, segments = output["panoptic_seg"]
-    ids = panoptic.detach().cpu().numpy() if isinstance(panoptic, torch.Tensor) else np.asarray(panoptic)
-    present = np.flatnonzero(np.bincount((ids + 1).clip(min=0).ravel())[1:]).tolist()
+    segments = output["panoptic_seg"][1]
+    present = np.unique(values).tolist()
     if segments is None:
-        return ids, [{"id": one, "category_id": one // label_divisor} for one in present]
-    listed = {int(segment["id"]) for segment in segments}
-    unlisted = [one for one in present if one not in listed and one != 0]
-    if unlisted:
-        raise DatasetError(
-            f"the prediction for image {image_id} has pixels of id {unlisted[0]}, which its segments do not list"
-        )
-    return ids, [{"id": int(one["id"]), "category_id": int(one["category_id"])} for one in segments]
+        rank = {int(one["id"]): number for number, one in enumerate(output.get("segments_info") or ())}
+        order = sorted((one for one in present if one >= 0), key=lambda one: (rank.get(one, len(rank)), one))
+        found: list[dict[str, Any]] = [{"id": one, "category_id": one // label_divisor} for one in order]
+    else:
+        listed = {int(segment["id"]) for segment in segments}
+        unlisted = [one for one in present if one > 0 and one not in listed]
+        if unlisted:
+            raise DatasetError(
+                f"the prediction for image {image_id} has pixels of id {unlisted[0]}, which its segments do not list"
+            )
+        found = [dict(one, id=int(one["id"]), category_id=int(one["category_id"])) for one in segments]
+    return [{"saved_id": number, **segment} for number, segment in enumerate(found, start=1)]
 
 
 def check_size(truth: Truth, predicted: Sequence[int]) -> None:
@@ -115,61 +146,15 @@ def check_size(truth: Truth, predicted: Sequence[int]) -> None:
         )
 
 
-class PanopticWriter:
-    """Writes predictions in COCO's panoptic format, each as soon as it is there.
-
-    Args:
-        folder: receives ``predictions.json`` and the folder ``predictions`` of PNG files, named by image id.
-        ground_truth: gives ids, images and categories of the JSON.
-        dataset_ids: contiguous category id -> id in the JSON.
-        label_divisor: see :func:`predicted_segments`.
-    """
-
-    task = "predictions"
-
-    def __init__(
-        self, *, folder: Path, ground_truth: PanopticGroundTruth, dataset_ids: Mapping[int, int], label_divisor: int
-    ):
-        self._folder = folder
-        self._truth = ground_truth
-        self._dataset_ids = dict(dataset_ids)
-        self._label_divisor = label_divisor
-        self._names = _file_names(ground_truth.image_ids)
-        (folder / "predictions").mkdir(parents=True, exist_ok=True)
-
-    def count(self, truth: Truth, output: Mapping[str, Any]) -> tuple[str, str]:
-        ids, segments = predicted_segments(output, self._label_divisor, truth.image_id)
-        listed = [segment["id"] for segment in segments]
-        saved = number_pixels(ids, listed)  # 1, 2, ...; 0 is COCO's void
-        name = self._names[truth.image_id]
-        cv2.imwrite(str(self._folder / "predictions" / name), ids_to_rgb(saved)[..., ::-1])
-        annotation = {
-            "image_id": self._truth.original_id(truth.image_id),
-            "file_name": name,
-            "segments_info": [
-                {"id": number, "category_id": self._dataset_ids[segment["category_id"]]}
-                for number, segment in enumerate(segments, start=1)
-            ],
-        }
-        return name, json.dumps(annotation)
-
-    def summarize(self, records: Sequence[tuple[str, str]]) -> dict[str, float]:
-        content = {
-            "images": self._truth.images,
-            "categories": self._truth.categories,
-            "annotations": [json.loads(annotation) for _, annotation in records],
-        }
-        replace_file(self._folder / "predictions.json", json.dumps(content))
-        return {}
-
-
-def _file_names(image_ids: Sequence[str]) -> dict[str, str]:
-    """A file name an image id: no folder can be left through it, and no two images share one."""
-    names: dict[str, str] = {}
-    taken: set[str] = set()
-    for position, image_id in enumerate(image_ids):
-        stem = re.sub(r"[^A-Za-z0-9_.-]", "_", image_id).lstrip(".") or "image"
-        name = f"{stem}.png" if f"{stem}.png" not in taken else f"{stem}_{position}.png"
-        taken.add(name)
-        names[image_id] = name
-    return names
+def class_qualities(counts: Mapping[int, pq.Counts], categories: Iterable[int]) -> dict[int, dict[str, Any]]:
+    """category -> PQ, SQ, RQ in percent and TP, FP, FN, for those that occur."""
+    table = {}
+    for category in categories:
+        quality = pq.average(counts, [category])
+        if quality:
+            one = counts[category]
+            table[category] = {
+                **{name: 100 * getattr(quality, name.lower()) for name in ("PQ", "SQ", "RQ")},
+                **{"TP": len(one.ious), "FP": one.fp, "FN": one.fn},
+            }
+    return table

@@ -4,21 +4,32 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tabulate import tabulate
 
+from panoptic_plugin.files import replace_file
+
 SCHEMA_VERSION = 1
 Results = Mapping[str, Mapping[str, float]]
-PER_CLASS = (("panoptic_seg", "PQ"), ("sem_seg", "IoU"), ("segm", "AP"), ("segm", "AP50"))
+# Columns of the table of classes, by the task they belong to.
+PER_CLASS = {
+    "panoptic_seg": ("PQ", "SQ", "RQ", "TP", "FP", "FN"),
+    "sem_seg": ("IoU",),
+    "segm": ("AP", "AP50"),
+}
+COUNTS = ("TP", "FP", "FN")  # in the JSON only: the table is wide enough
+Qualities = Mapping[int, Mapping[str, float]]
 
 
 def format_results(
-    results: Results, class_names: Sequence[str], thing_ids: frozenset[int], num_categories: Mapping[str, int]
+    results: Results,
+    class_names: Sequence[str],
+    thing_ids: frozenset[int],
+    num_categories: Mapping[str, int],
+    qualities: Qualities,
 ) -> str:
     """Tables for the log: All/Things/Stuff, then mIoU and AP, then each class.
 
@@ -27,6 +38,7 @@ def format_results(
         class_names: by contiguous category id.
         thing_ids: contiguous ids of the things.
         num_categories: how many categories "All", "Things" and "Stuff" average over.
+        qualities: see :func:`per_class`.
     """
     tables = []
     if "panoptic_seg" in results:
@@ -44,40 +56,54 @@ def format_results(
     }
     if single:
         tables.append(_table([list(single.values())], list(single)))
-    columns, rows = per_class(results, class_names, thing_ids)
+    columns, rows = per_class(results, class_names, thing_ids, qualities)
+    columns = [name for name in columns if name not in COUNTS]
     if len(columns) > 2:
         tables.append(_table([[row[column] for column in columns] for row in rows], columns))
     return "\n\n".join(tables)
 
 
 def per_class(
-    results: Results, class_names: Sequence[str], thing_ids: frozenset[int]
+    results: Results, class_names: Sequence[str], thing_ids: frozenset[int], qualities: Qualities
 ) -> tuple[list[str], list[dict[str, Any]]]:
-    """Column names, and one dict a class; None where a class has no such score."""
-    metrics = [
-        (task, name) for task, name in PER_CLASS if any(key.startswith(f"{name}-") for key in results.get(task, {}))
-    ]
+    """Column names, and one dict a class; None where a class has no such score.
+
+    Args:
+        qualities: category -> PQ, SQ, RQ, TP, FP, FN, see ``panoptic.class_qualities``.
+    """
+    columns = [(task, name) for task, names in PER_CLASS.items() if task in results for name in names]
     rows = [
         {
             "class": class_name,
             "kind": "thing" if category in thing_ids else "stuff",
-            **{name: _finite(results[task].get(f"{name}-{class_name}")) for task, name in metrics},
+            **{
+                name: qualities.get(category, {}).get(name)
+                if task == "panoptic_seg"
+                else _finite(results[task].get(f"{name}-{class_name}"))
+                for task, name in columns
+            },
         }
         for category, class_name in enumerate(class_names)
     ]
-    return ["class", "kind", *(name for _, name in metrics)], rows
+    return ["class", "kind", *(name for _, name in columns)], rows
 
 
 def write_results(
-    path: Path, results: Results, class_names: Sequence[str], thing_ids: frozenset[int], **about: Any
+    path: Path,
+    results: Results,
+    class_names: Sequence[str],
+    thing_ids: frozenset[int],
+    qualities: Qualities,
+    **about: Any,
 ) -> None:
     """Write results as JSON; a number that is not defined is null, never NaN.
 
     Args:
         path: the file; it is replaced at once, so a reader sees the old or the new content.
+        qualities: see :func:`per_class`.
         about: further entries, for example the dataset's name.
     """
-    columns, rows = per_class(results, class_names, thing_ids)
+    _, rows = per_class(results, class_names, thing_ids, qualities)
     content = {
         "schema_version": SCHEMA_VERSION,
         **about,
@@ -89,21 +115,6 @@ def write_results(
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_file(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
-
-
-def replace_file(path: Path, text: str) -> None:
-    """Write a whole text file or leave the old one as it is."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp makes the file private
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def _finite(value: float | None) -> float | None:
