@@ -39,11 +39,10 @@ class Browser:
         read_commands, self._commands = os.pipe()
         self._answers, write_answers = os.pipe()
         words = [str(find_browser()), *FLAGS, f"--user-data-dir={self._profile.name}", "about:blank"]
-        # A shell moves the two ends to 3 and 4, whatever their numbers are here.
         self._process = subprocess.Popen(
-            ["sh", "-c", f'exec "$@" 3<&{read_commands} 4>&{write_answers}', "sh", *words],
-            pass_fds=(read_commands, write_answers),
-            stdout=subprocess.DEVNULL,
+            ["sh", "-c", 'exec "$@" 3<&0 4>&1 0</dev/null 1>/dev/null', "sh", *words],
+            stdin=read_commands,
+            stdout=write_answers,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )

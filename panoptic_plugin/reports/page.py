@@ -23,6 +23,7 @@ class Cell:
         note: small print behind it.
         strong: the best of its column.
         header: it names its row.
+        color: RGB of a sample in front of it.
     """
 
     text: str
@@ -30,6 +31,7 @@ class Cell:
     note: str = ""
     strong: bool = False
     header: bool = False
+    color: tuple[int, int, int] | None = None
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
@@ -25,7 +26,7 @@ HATCHES = ("", "///", "...", "xxx", "\\\\\\", "|||")
 TEXT, LINE = "#1c1c21", "#c9c9d1"
 VARIABLES = {TEXT: "var(--text)", LINE: "var(--line)", **{color: f"var(--c{n})" for n, color in enumerate(SERIES)}}
 
-RC = {
+RC: Any = {  # matplotlib types its keys one by one
     "svg.fonttype": "none",
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],

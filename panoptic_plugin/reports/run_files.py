@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from panoptic_plugin.errors import DatasetError
+from panoptic_plugin.errors import DatasetError, one_line
 from panoptic_plugin.reports.run_log import LogFacts, read_log
 
 CONFIG, LOG, SCALARS, BENCHMARK = "config.yaml", "log.txt", "metrics.json", "benchmark.json"
@@ -115,7 +115,7 @@ def _read_config(run: Run) -> dict[str, Any]:
         run.problems.append(f"{CONFIG} is not there, so the settings and the dataset of the run are unknown.")
         return {}
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        run.problems.append(f"{CONFIG} cannot be read: {_one_line(error)}")
+        run.problems.append(f"{CONFIG} cannot be read: {one_line(error)}")
         return {}
     return flatten(content) if isinstance(content, Mapping) else {}
 
@@ -182,13 +182,9 @@ def _read_json(path: Path, run: Run) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        run.problems.append(f"{path.relative_to(run.folder)} cannot be read: {_one_line(error)}")
+        run.problems.append(f"{path.relative_to(run.folder)} cannot be read: {one_line(error)}")
         return {}
     if isinstance(content, dict):
         return content
     run.problems.append(f"{path.relative_to(run.folder)} holds a {type(content).__name__}, expected an object")
     return {}
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from panoptic_plugin.data.reading import read_image
-from panoptic_plugin.errors import UserError
-from panoptic_plugin.reports.pictures import data_uri
-from panoptic_plugin.reports.run_images import Analysis, ImageScore, best_and_worst
+from panoptic_plugin.errors import UserError, one_line
+from panoptic_plugin.reports.pictures import Picture, make_picture
 from panoptic_plugin.reports.run_matching import Match
 from panoptic_plugin.reports.run_pictures import (
     ERRORS,
@@ -25,30 +25,22 @@ from panoptic_plugin.reports.run_pictures import (
     picture_size,
     resize_image,
 )
+from panoptic_plugin.reports.run_scores import Analysis, ImageScore, best_and_worst
 from panoptic_plugin.reports.run_sections import Section, distribution_plot
 
 # Longest side of a picture in pixels, by how many there are: a page stays below about 15 MB.
 LONGEST = ((60, 640), (140, 448), (1 << 30, 320))
 
 
-@dataclass(frozen=True)
-class Picture:
-    """One picture of the page."""
-
-    uri: str
-    alt: str
-    caption: str
-    width: int
-    height: int
-
-
 @dataclass
 class Row:
-    """One image's pictures, side by side."""
+    """One image's pictures: in one line, or column by column in two lines, where a window is wide enough."""
 
     title: str
-    about: str
+    about: list[str]
     pictures: list[Picture]
+    columns: int
+    two_lines: bool = False
 
 
 @dataclass
@@ -64,7 +56,7 @@ def images_section(analyses: Mapping[str, Analysis], max_images: int) -> Section
     """Pictures of up to ``max_images`` images a group; 0 shows none."""
     section = Section("images", "Images")
     if not analyses:
-        section.warnings.append("Images need saved predictions and the ground truth; see above what is missing.")
+        section.warnings.append("Scores of single images are not there; see above what is missing.")
         return section
     for run, analysis in analyses.items():
         for text in analysis.skipped[:5]:
@@ -75,7 +67,9 @@ def images_section(analyses: Mapping[str, Analysis], max_images: int) -> Section
     if plot:
         section.plots.append(plot)
     section.texts.append("PQ of an image is the mean over the classes in it.")
-    if max_images:
+    if not any(analysis.pictures for analysis in analyses.values()):
+        section.warnings.append("Pictures need saved predictions and the ground truth; see above what is missing.")
+    elif max_images:
         groups = _choose(analyses, max_images)
         num_pictures = sum(len(ids) * pictures for _, ids, _, pictures in groups)
         longest = next(side for most, side in LONGEST if num_pictures <= most)
@@ -125,7 +119,7 @@ def _safely(section: Section, make: Maker, analyses: Mapping[str, Analysis], ima
     try:
         return make(analyses, image_id, longest)
     except (UserError, OSError, ValueError, KeyError) as error:
-        section.warnings.append(f"image {image_id} cannot be drawn: {' '.join(str(error).split())}")
+        section.warnings.append(f"image {image_id} cannot be drawn: {one_line(error)}")
         return None
 
 
@@ -134,10 +128,10 @@ def _comparison_row(analyses: Mapping[str, Analysis], image_id: str, longest: in
     image, matches = _load(analyses, image_id, longest)
     pictures = _truth_pictures(analyses, image_id, image, matches)
     for run, match in matches.items():
-        of_run, metadata = _of_run(run, analyses), analyses[run].dataset.metadata
+        of_run, metadata = _of_run(run, analyses), _metadata(analyses[run])
         content = _content([one["category_id"] for one in match.predicted], analyses[run])
         pictures.append(
-            _picture(
+            make_picture(
                 draw_prediction(image, match, metadata),
                 f"Prediction{of_run} for {image_id}: {content}",
                 f"Prediction{of_run}",
@@ -145,9 +139,13 @@ def _comparison_row(analyses: Mapping[str, Analysis], image_id: str, longest: in
         )
         told = _error_text(match)
         pictures.append(
-            _picture(draw_errors(image, match), f"Error map{of_run} for {image_id}: {told}", f"Errors{of_run}: {told}")
+            make_picture(
+                draw_errors(image, match), f"Error map{of_run} for {image_id}: {told}", f"Errors{of_run}: {told}"
+            )
         )
-    return Row(image_id, _about(analyses, image_id), pictures)
+    several = len(matches) > 1  # then truth stands below the image, and each run's errors below its prediction
+    columns = 1 + len(matches) if several else len(pictures)
+    return Row(image_id, _about(analyses, image_id), pictures, columns, two_lines=several)
 
 
 def _objects_row(analyses: Mapping[str, Analysis], image_id: str, longest: int) -> Row:
@@ -161,21 +159,21 @@ def _objects_row(analyses: Mapping[str, Analysis], image_id: str, longest: int) 
             [match.predicted[one - 1]["category_id"] for one in match.false], analyses[run]
         )
         pictures.append(
-            _picture(
+            make_picture(
                 draw_objects(image, match),
                 f"Missed and false segments{of_run} in {image_id}: {told}",
                 f"Missed and false{of_run}: {told}",
             )  # fmt: skip
         )
-    return Row(image_id, _about(analyses, image_id), pictures)
+    return Row(image_id, _about(analyses, image_id), pictures, min(len(pictures), 4))
 
 
 def _load(analyses: Mapping[str, Analysis], image_id: str, longest: int) -> tuple[np.ndarray, dict[str, Match]]:
     """The image in the size of its picture, and the matches of the runs that predicted it."""
-    first = next(iter(analyses.values()))
-    image = read_image(first.dataset.image_file(image_id), "RGB")
-    matches = {run: one.match(image_id) for run, one in analyses.items() if image_id in one.predictions}
-    return resize_image(image, picture_size(*image.shape[:2], longest)), matches
+    sources = {run: one.pictures for run, one in analyses.items() if one.pictures is not None}
+    image = read_image(next(iter(sources.values())).dataset.image_file(image_id), "RGB")
+    matches = {run: one.match(image_id) for run, one in sources.items() if image_id in one.predictions}
+    return resize_image(image, picture_size(image.shape[0], image.shape[1], longest)), matches
 
 
 def _truth_pictures(
@@ -183,37 +181,37 @@ def _truth_pictures(
 ) -> list[Picture]:
     run, match = next(iter(matches.items()))
     content = _content([one["category_id"] for one in match.truth.segments], analyses[run])
-    truth = draw_truth(image, match, analyses[run].dataset.metadata)
+    truth = draw_truth(image, match, _metadata(analyses[run]))
     return [
-        _picture(image, f"Image {image_id}", "Image"),
-        _picture(truth, f"Ground truth of {image_id}: {content}", "Ground truth"),
+        make_picture(image, f"Image {image_id}", "Image"),
+        make_picture(truth, f"Ground truth of {image_id}: {content}", "Ground truth"),
     ]
 
 
-def _picture(pixels: np.ndarray, alt: str, caption: str) -> Picture:
-    return Picture(data_uri(pixels), alt, caption, pixels.shape[1], pixels.shape[0])
+def _metadata(analysis: Analysis) -> Any:
+    return analysis.pictures.dataset.metadata if analysis.pictures else None
 
 
 def _of_run(run: str, analyses: Mapping[str, Analysis]) -> str:
     return f" of {run}" if len(analyses) > 1 else ""
 
 
-def _about(analyses: Mapping[str, Analysis], image_id: str) -> str:
-    """Scores of an image in each run, one sentence."""
+def _about(analyses: Mapping[str, Analysis], image_id: str) -> list[str]:
+    """Scores of an image, a sentence a run."""
     told = []
     for run, analysis in analyses.items():
         score = next((one for one in analysis.scores if one.image_id == image_id), None)
         if score:
             told.append(
                 f"{run + ': ' if len(analyses) > 1 else ''}PQ {score.pq:.1f}, SQ {score.sq:.1f}, RQ {score.rq:.1f}; "
-                f"{score.missed} missed, {score.false} false, {score.void:.1f}% of the labelled pixels void"
+                f"{score.missed} missed, {score.false} false, {score.void:.1f}% of the labelled pixels void."
             )
-    return ". ".join(told) + "."
+    return told
 
 
 def _content(categories: Sequence[int], analysis: Analysis) -> str:
     """ "3 car, 1 road" of category ids."""
-    names = analysis.dataset.class_names
+    names = analysis.class_names
     counted = Counter(names[category] for category in categories)
     return ", ".join(f"{number} {name}" for name, number in counted.most_common()) or "nothing"
 

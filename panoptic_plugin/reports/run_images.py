@@ -1,9 +1,9 @@
-"""A run's saved predictions beside the ground truth, image by image."""
+"""A run's saved predictions and the ground truth that belongs to them."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,37 +11,13 @@ from typing import Any
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from panoptic_plugin.errors import DatasetError, UserError
-from panoptic_plugin.evaluation import pq
+from panoptic_plugin.errors import DatasetError, one_line
 from panoptic_plugin.evaluation.ground_truth import PanopticGroundTruth, read_panoptic_png
-from panoptic_plugin.evaluation.semantic import confusion
-from panoptic_plugin.reports.run_matching import Match, count_segments, match_image
+from panoptic_plugin.reports.run_matching import Match, match_image
 
 # Where predictions lie: (JSON, folder of its PNGs), below the folder of the results.
 PREDICTIONS = (("predictions/panoptic.json", "predictions/panoptic"), ("predictions/panoptic.json", "predictions"),
                ("predictions.json", "predictions"))  # fmt: skip
-
-
-@dataclass
-class ImageScore:
-    """One image's part in the scores.
-
-    Attributes:
-        image_id: as text.
-        pq, sq, rq: mean over the classes of the image, percent.
-        segments: see :meth:`Match.segments`.
-        missed, false: numbers of true objects without and predicted ones too many (stuff counts as one a class).
-        void: percent of the labelled pixels for which nothing was predicted.
-    """
-
-    image_id: str
-    pq: float
-    sq: float
-    rq: float
-    segments: list[tuple[str, int, int, float]]
-    missed: int
-    false: int
-    void: float
 
 
 @dataclass
@@ -111,7 +87,7 @@ class Predictions:
             annotations = json.loads(file.read_text(encoding="utf-8"))["annotations"]
             self._annotations = {str(one["image_id"]): one for one in annotations}
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise DatasetError(f"{file} cannot be read: {' '.join(str(error).split())}") from None
+            raise DatasetError(f"{file} cannot be read: {one_line(error)}") from None
         self._contiguous_ids = contiguous_ids
 
     def __contains__(self, image_id: str) -> bool:
@@ -127,77 +103,13 @@ class Predictions:
         return read_panoptic_png(self._root / annotation["file_name"]), segments
 
 
-@dataclass
-class Analysis:
-    """All images of a run.
-
-    Attributes:
-        dataset, predictions: where they come from.
-        scores: one an image, in the order of the ground truth.
-        confusion: int64 (C + 1, C + 1) pixels by (true, predicted) class of the panoptic maps.
-        skipped: sentences about images that could not be read.
-    """
+@dataclass(frozen=True)
+class Pictures:
+    """Where a run's pictures come from."""
 
     dataset: Dataset
     predictions: Predictions
-    scores: list[ImageScore]
-    confusion: np.ndarray
-    skipped: list[str] = field(default_factory=list)
-
-    def counts(self) -> dict[int, pq.Counts]:
-        """PQ's counts of the dataset by category."""
-        return pq.accumulate(count_segments(score.segments) for score in self.scores)
 
     def match(self, image_id: str) -> Match:
-        """Read one image again."""
+        """Read the truth and the prediction of an image and match them."""
         return match_image(self.dataset.truth.load(image_id), *self.predictions.load(image_id))
-
-
-def analyse(dataset: Dataset, predictions: Predictions) -> Analysis:
-    """Match all images that have a prediction."""
-    num_classes = len(dataset.class_names)
-    analysis = Analysis(dataset, predictions, [], np.zeros((num_classes + 1, num_classes + 1), dtype=np.int64))
-    for image_id, match in _matches(dataset, predictions, analysis.skipped):
-        analysis.scores.append(_score(image_id, match))
-        analysis.confusion += confusion(_categories(match), match.truth.semantic, num_classes)
-    return analysis
-
-
-def _matches(dataset: Dataset, predictions: Predictions, skipped: list[str]) -> Iterator[tuple[str, Match]]:
-    for image_id in dataset.truth.image_ids:
-        if image_id not in predictions:
-            skipped.append(f"image {image_id} has no prediction")
-            continue
-        try:
-            yield image_id, match_image(dataset.truth.load(image_id), *predictions.load(image_id))
-        except (UserError, ValueError, KeyError) as error:
-            skipped.append(f"image {image_id}: {' '.join(str(error).split())}")
-
-
-def _categories(match: Match) -> np.ndarray:
-    table = np.array([-1, *(one["category_id"] for one in match.predicted)])
-    return table[match.numbers]
-
-
-def _score(image_id: str, match: Match) -> ImageScore:
-    segments = match.segments()
-    counts = count_segments(segments)
-    mean = pq.average(counts, counts)
-    labelled = match.truth.numbers > 0
-    empty = int((labelled & (match.numbers == 0)).sum())
-    return ImageScore(
-        image_id,
-        *(100 * value for value in (mean[:3] if mean else (0.0, 0.0, 0.0))),
-        segments,
-        len(match.missed),
-        len(match.false),
-        100 * empty / max(int(labelled.sum()), 1),
-    )
-
-
-def best_and_worst(scores: Sequence[ImageScore], number: int) -> tuple[list[ImageScore], list[ImageScore]]:
-    """Up to ``number`` images of the highest and of the lowest PQ, none in both; the extreme ones first."""
-    ranked = sorted(scores, key=lambda score: (-score.pq, score.image_id))
-    best = ranked[: min(number, (len(ranked) + 1) // 2)]
-    worst = ranked[::-1][: min(number, len(ranked) - len(best))]
-    return best, worst

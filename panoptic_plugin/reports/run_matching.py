@@ -1,6 +1,6 @@
 """Which true segments of an image were found, and by what: the counts of PQ with the segments kept apart.
 
-The rules are those of :mod:`panoptic_plugin.evaluation.pq`. Shapes: T true and P predicted segments, maps (H, W).
+Shapes: T true and P predicted segments, maps (H, W).
 """
 
 from __future__ import annotations
@@ -12,10 +12,13 @@ from typing import Any
 import numpy as np
 
 from panoptic_plugin.evaluation.ground_truth import Truth
-from panoptic_plugin.evaluation.pq import Counts
+from panoptic_plugin.evaluation.pq import Counts, match_runs
+from panoptic_plugin.evaluation.runs import pixels_by_pair, shared_runs
 from panoptic_plugin.structures import number_pixels
 
 SIZES = (("small", 0, 32**2), ("medium", 32**2, 96**2), ("large", 96**2, 1 << 62))  # pixels, COCO's limits
+
+Segment = tuple[str, int, int, float]  # kind, category, area in pixels, IoU
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ class Match:
         pairs: (true number, predicted number, IoU) of the matches.
         missed: numbers of true segments without a match, crowds left out.
         false: numbers of predicted segments without a match, forgiven ones left out.
-        true_areas, predicted_areas: pixels by number.
+        shared: int64 (T + 1, P + 1), pixels by true and predicted number.
     """
 
     truth: Truth
@@ -38,19 +41,29 @@ class Match:
     pairs: list[tuple[int, int, float]]
     missed: list[int]
     false: list[int]
-    true_areas: np.ndarray
-    predicted_areas: np.ndarray
+    shared: np.ndarray
 
-    def segments(self) -> list[tuple[str, int, int, float]]:
+    def segments(self) -> list[Segment]:
         """(kind, category, area, IoU) of each; kind is "match", "missed" or "false". Areas are the true ones, of
         false segments the predicted ones."""
         true = {segment["id"]: segment["category_id"] for segment in self.truth.segments}
-        found = [("match", true[one], int(self.true_areas[one]), iou) for one, _, iou in self.pairs]
-        missed = [("missed", true[one], int(self.true_areas[one]), 0.0) for one in self.missed]
+        true_areas, predicted_areas = self.shared.sum(axis=1), self.shared.sum(axis=0)
+        found = [("match", true[one], int(true_areas[one]), iou) for one, _, iou in self.pairs]
+        missed = [("missed", true[one], int(true_areas[one]), 0.0) for one in self.missed]
         false = [
-            ("false", self.predicted[one - 1]["category_id"], int(self.predicted_areas[one]), 0.0) for one in self.false
+            ("false", self.predicted[one - 1]["category_id"], int(predicted_areas[one]), 0.0) for one in self.false
         ]
         return found + missed + false
+
+    def confusion(self, num_classes: int) -> np.ndarray:
+        """int64 (C + 1, C + 1) pixels by true and predicted class; the last row is void, the last column "none"."""
+        rows = [num_classes, *(0 for _ in self.truth.segments)]
+        for segment in self.truth.segments:
+            rows[segment["id"]] = segment["category_id"]
+        columns = [num_classes, *(segment["category_id"] for segment in self.predicted)]
+        pixels = np.zeros((num_classes + 1, num_classes + 1), dtype=np.int64)
+        np.add.at(pixels, np.ix_(rows, columns), self.shared)
+        return pixels
 
 
 def match_image(truth: Truth, ids: np.ndarray, segments: Sequence[Mapping[str, Any]]) -> Match:
@@ -69,46 +82,13 @@ def match_image(truth: Truth, ids: np.ndarray, segments: Sequence[Mapping[str, A
     numbers = number_pixels(ids, [int(segment["id"]) for segment in segments])
     predicted = [{"id": n, "category_id": int(one["category_id"])} for n, one in enumerate(segments, start=1)]
     shape = (len(truth.segments) + 1, len(predicted) + 1)
-    shared = np.bincount((truth.numbers * shape[1] + numbers).ravel(), minlength=shape[0] * shape[1]).reshape(shape)
-    pairs = _pairs(shared, truth.segments, predicted)
-    matched_true, matched_predicted = {pair[0] for pair in pairs}, {pair[1] for pair in pairs}
-    missed = [s["id"] for s in truth.segments if not s["iscrowd"] and s["id"] not in matched_true]
-    false = [
-        segment["id"]
-        for segment in predicted
-        if segment["id"] not in matched_predicted and not _is_forgiven(shared, truth.segments, segment)
-    ]
-    return Match(truth, numbers, predicted, pairs, sorted(missed), false, shared.sum(axis=1), shared.sum(axis=0))
+    runs = shared_runs(truth.numbers, numbers)
+    shared = pixels_by_pair(runs.values[0], runs.values[1], runs.lengths, shape)
+    found = match_runs(runs, truth.segments, predicted)
+    return Match(truth, numbers, predicted, list(found.pairs), list(found.missed), list(found.false), shared)
 
 
-def _pairs(
-    shared: np.ndarray, true: Sequence[Mapping[str, Any]], predicted: Sequence[Mapping[str, Any]]
-) -> list[tuple[int, int, float]]:
-    true_areas, predicted_areas = shared.sum(axis=1), shared.sum(axis=0)
-    by_number = {segment["id"]: segment for segment in true}
-    pairs = []
-    for row, column in np.argwhere(shared[1:, 1:]) + 1:
-        segment = by_number[row]
-        if segment["iscrowd"] or segment["category_id"] != predicted[column - 1]["category_id"]:
-            continue
-        inner = int(shared[row, column])
-        iou = inner / int(true_areas[row] + predicted_areas[column] - inner - shared[0, column])
-        if iou > 0.5:
-            pairs.append((int(row), int(column), iou))
-    return pairs
-
-
-def _is_forgiven(shared: np.ndarray, true: Sequence[Mapping[str, Any]], segment: Mapping[str, Any]) -> bool:
-    """Mostly on void or on its category's crowd, or without a pixel."""
-    column = shared[:, segment["id"]]
-    crowds = [one["id"] for one in true if one["iscrowd"] and one["category_id"] == segment["category_id"]]
-    area = int(column.sum())
-    return not area or (int(column[0]) + (int(column[crowds[-1]]) if crowds else 0)) / area > 0.5
-
-
-def count_segments(
-    segments: Sequence[tuple[str, int, int, float]], least: int = 0, limit: int = 1 << 62
-) -> dict[int, Counts]:
+def count_segments(segments: Sequence[Segment], least: int = 0, limit: int = 1 << 62) -> dict[int, Counts]:
     """PQ's counts by category of those segments of :meth:`Match.segments` whose area is in [least, limit)."""
     counts: dict[int, Counts] = {}
     for kind, category, area, iou in segments:

@@ -77,7 +77,7 @@ def error_kinds(match: Match) -> np.ndarray:
     """uint8 (H, W): 0 correct, else 1 + the place in :data:`ERRORS`."""
     true_class = _table(match.truth.segments, "category_id", -1)[match.truth.numbers]
     predicted_class = np.array([-1, *(one["category_id"] for one in match.predicted)])[match.numbers]
-    partner = np.full(len(match.true_areas), -1)
+    partner = np.full(len(match.truth.segments) + 1, -1)
     for true, predicted, _ in match.pairs:
         partner[true] = predicted
     crowd = _table(match.truth.segments, "iscrowd", 0)[match.truth.numbers] > 0

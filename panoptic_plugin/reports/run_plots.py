@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from panoptic_plugin.reports.plot_style import DASHES, HATCHES, LINE, SERIES, TEXT, Plot, finish, new_figure
 
@@ -127,7 +127,7 @@ def histogram_plot(name: str, title: str, values: Mapping[str, Sequence[float]])
                 axes.stairs(counts, edges, color=_color(index), fill=True, alpha=0.35)
         axes.set_xlabel("PQ of an image (%)")
         axes.set_ylabel("images")
-        axes.yaxis.get_major_locator().set_params(integer=True)
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
         if len(values) > 1:
             axes.legend(loc="best")
         told = "; ".join(
@@ -176,17 +176,19 @@ def _confusion_text(title: str, labels: Sequence[str], matrix: np.ndarray) -> st
     return f"Heat map of {title}. Largest confusions: {', '.join(told) or 'none above 1%'}."
 
 
-def stacked_plot(name: str, title: str, parts: Mapping[str, Mapping[str, float]]) -> Plot:
+def stacked_plot(name: str, title: str, stages: Sequence[str], parts: Mapping[str, Mapping[str, float]]) -> Plot:
     """Horizontal bars that add up, one a run.
 
     Args:
+        stages: all parts there may be, in their order; a part has the same colour in every report.
         parts: run -> part -> milliseconds an image.
     """
-    stages = list(dict.fromkeys(stage for one in parts.values() for stage in one))
     with new_figure(6.6, 1.35 + 0.42 * len(parts)) as figure:
         axes = figure.subplots()
         left = np.zeros(len(parts))
         for index, stage in enumerate(stages):
+            if not any(stage in one for one in parts.values()):
+                continue
             widths = np.array([one.get(stage, 0.0) for one in parts.values()])
             bars = axes.barh(range(len(parts)), widths, left=left, height=0.6, color=_color(index), label=stage,
                              edgecolor=LINE, linewidth=0.6)  # fmt: skip
@@ -199,7 +201,7 @@ def stacked_plot(name: str, title: str, parts: Mapping[str, Mapping[str, float]]
         axes.set_xlim(0, max(left.max() * 1.16, 1e-9))
         axes.set_xlabel("milliseconds an image")
         axes.grid(axis="y", visible=False)
-        figure.legend(loc="outside upper center", ncols=min(len(stages), 4))
+        figure.legend(loc="outside upper center", ncols=3)
         told = "; ".join(
             f"{run}: " + ", ".join(f"{stage} {value:.1f} ms" for stage, value in one.items())
             for run, one in parts.items()

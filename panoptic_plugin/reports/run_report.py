@@ -15,7 +15,8 @@ from panoptic_plugin.reports.page import render
 from panoptic_plugin.reports.plot_style import write_pngs
 from panoptic_plugin.reports.run_files import Run
 from panoptic_plugin.reports.run_gallery import images_section
-from panoptic_plugin.reports.run_images import Analysis, Predictions, analyse, open_dataset
+from panoptic_plugin.reports.run_images import Pictures, Predictions, open_dataset
+from panoptic_plugin.reports.run_scores import Analysis, analyse, read_analysis
 from panoptic_plugin.reports.run_sections import (
     Section,
     classes_section,
@@ -95,20 +96,32 @@ def report_page(runs: Sequence[Run], sections: Sequence[Section]) -> str:
 
 
 def _analysis(run: Run) -> Analysis | None:
-    """The run's predictions beside the truth; None, and a sentence in ``run.problems``, where they are not there."""
+    """Scores of the run's images and where its pictures come from; ``run.problems`` says what of it is missing."""
+    pictures = _pictures(run)
+    try:
+        analysis = read_analysis(run.results_folder, run.results.get("per_class") or [])
+    except UserError as error:
+        if (run.results_folder / "per_image.jsonl").exists():
+            run.problems.append(f"{error}.")
+        if pictures is None:
+            return None
+        logger.info("%s: matching %d images with the ground truth", run.name, len(pictures.dataset.truth.image_ids))
+        analysis = analyse(pictures)
+    analysis.pictures = pictures
+    return analysis if analysis.scores else None
+
+
+def _pictures(run: Run) -> Pictures | None:
     try:
         dataset = open_dataset(run.dataset)
     except UserError as error:
         run.problems.append(
-            f"The ground truth cannot be read ({error}), so confusion, sizes and images are missing. Set "
-            "DETECTRON2_DATASETS or --datasets to the folder that holds the datasets"
+            f"The ground truth cannot be read, so there are no pictures: {error}. Set DETECTRON2_DATASETS or "
+            "--datasets to the folder that holds the datasets."
         )
         return None
     try:
-        predictions = Predictions(run.results_folder, dataset.contiguous_ids)
+        return Pictures(dataset, Predictions(run.results_folder, dataset.contiguous_ids))
     except UserError as error:
-        run.problems.append(f"{error}. Confusion, sizes and images are missing.")
+        run.problems.append(f"There are no pictures: {error}.")
         return None
-    logger.info("%s: matching %d predictions with the ground truth", run.name, len(dataset.truth.image_ids))
-    analysis = analyse(dataset, predictions)
-    return analysis if analysis.scores else None

@@ -11,14 +11,16 @@ import numpy as np
 from panoptic_plugin.reports.page import Cell, Table, number_cell
 from panoptic_plugin.reports.plot_style import Plot
 from panoptic_plugin.reports.run_files import Run
-from panoptic_plugin.reports.run_images import Analysis
 from panoptic_plugin.reports.run_plots import bars_plot, confusion_plot, curves_plot, histogram_plot, stacked_plot
+from panoptic_plugin.reports.run_scores import Analysis
 from panoptic_plugin.reports.run_tables import (
     CLASS_SCORES,
     HEADLINE,
+    STAGES,
     class_scores,
     config_rows,
     environment_rows,
+    evaluation_rows,
     headline,
     inference_time,
     size_scores,
@@ -77,9 +79,9 @@ def results_section(runs: Sequence[Run]) -> Section:
     for run, one in zip(runs, scores, strict=True):
         cells = [Cell(run.name, header=True)]
         for name in columns:
-            values = [other[name] for other in scores if other[name] is not None]
+            values = [score for other in scores if (score := other[name]) is not None]
             first, value = scores[0][name], one[name]
-            note = f"{value - first:+.1f}" if run is not runs[0] and None not in (value, first) else ""
+            note = f"{value - first:+.1f}" if run is not runs[0] and value is not None and first is not None else ""
             best = len(runs) > 1 and value is not None and value == max(values)
             cells.append(number_cell(value, note=note, strong=best))
         images = run.results.get("num_images")
@@ -181,9 +183,9 @@ def confusion_section(runs: Sequence[Run], analyses: Analyses) -> Section:
     section = Section("confusion", "Confusion of classes")
     for number, run in enumerate(runs):
         analysis = analyses.get(run.name)
-        if analysis is None:
+        if analysis is None or analysis.confusion is None:
             continue
-        matrix, names = analysis.confusion[:-1].astype(float), analysis.dataset.class_names
+        matrix, names = analysis.confusion[:-1].astype(float), analysis.class_names
         pixels = matrix.sum(axis=1)
         shown = sorted(np.argsort(-pixels)[:MAX_CONFUSED][pixels[np.argsort(-pixels)[:MAX_CONFUSED]] > 0].tolist())
         percent = 100 * matrix[shown] / pixels[shown, None]
@@ -213,7 +215,7 @@ def sizes_section(runs: Sequence[Run], analyses: Analyses) -> Section:
         "sized by their true area, false ones by their predicted area."
     )
     rows = [
-        [Cell(run), Cell(row["size"], header=True), *(number_cell(row[name]) for name in ("PQ", "SQ", "RQ"))]
+        [Cell(row["size"], header=True), Cell(run), *(number_cell(row[name]) for name in ("PQ", "SQ", "RQ"))]
         + [number_cell(row[name], "{:d}") for name in ("objects", "missed", "false")]
         for run, sizes in by_run.items()
         for row in sizes
@@ -221,7 +223,7 @@ def sizes_section(runs: Sequence[Run], analyses: Analyses) -> Section:
     section.tables.append(
         Table(
             "Scores in percent, mean over the classes",
-            ["Run", "Size", "PQ", "SQ", "RQ", "Objects", "Missed", "False"],
+            ["Size", "Run", "PQ", "SQ", "RQ", "Objects", "Missed", "False"],
             rows,
             frozenset(range(2, 8)),
         )  # fmt: skip
@@ -250,7 +252,7 @@ def time_section(runs: Sequence[Run]) -> Section:
     parts = {run.name: inference_time(run) for run in runs}
     parts = {run: stages for run, stages in parts.items() if stages}
     if parts:
-        section.plots.append(stacked_plot("time", "Evaluation, milliseconds an image", parts))
+        section.plots.append(stacked_plot("time", "Evaluation, milliseconds an image", STAGES, parts))
     else:
         section.warnings.append("No log with the times of an evaluation was found.")
     if any("network and post-processing" in stages for stages in parts.values()):
@@ -285,6 +287,9 @@ def environment_section(runs: Sequence[Run]) -> Section:
         section.tables.append(Table("From the log of the last job", ["Part", *(run.name for run in runs)], rows))
     else:
         section.warnings.append("No log says what the runs ran on.")
+    rows = [[Cell(name, header=True), *map(Cell, values)] for name, values in evaluation_rows(runs)]
+    if rows:
+        section.tables.append(Table("What was evaluated", ["Fact", *(run.name for run in runs)], rows))
     for run in runs:
         if run.log.command:
             section.folds.append(Fold(f"Last command line of {run.name}", run.log.command))

@@ -7,8 +7,8 @@ from typing import Any
 
 from panoptic_plugin.evaluation import pq
 from panoptic_plugin.reports.run_files import Run
-from panoptic_plugin.reports.run_images import Analysis
 from panoptic_plugin.reports.run_matching import SIZES, count_segments
+from panoptic_plugin.reports.run_scores import Analysis
 
 # (column, task, name in metrics.json)
 HEADLINE = (
@@ -22,6 +22,19 @@ HEADLINE = (
     ("AP50", "segm", "AP50"),
 )
 CLASS_SCORES = ("PQ", "SQ", "RQ", "IoU", "AP")
+STAGES = ("data", "network", "post-processing", "network and post-processing", "saving", "evaluation")
+# (row, dotted key of metrics.json)
+EVALUATED = (
+    ("Dataset", "dataset"),
+    ("Images", "num_images"),
+    ("Fingerprint of the dataset", "dataset_fingerprint"),
+    ("Checkpoint", "checkpoint.path"),
+    ("SHA-256 of the checkpoint", "checkpoint.sha256"),
+    ("Iteration", "iteration"),
+    ("SHA-256 of the config", "config_sha256"),
+    ("Predictions", "predictions"),
+    ("Made", "created"),
+)
 # Where a run is or what it is called says nothing about how it was trained.
 NOT_A_SETTING = ("OUTPUT_DIR",)
 
@@ -39,9 +52,9 @@ def class_scores(run: Run, analysis: Analysis | None) -> list[dict[str, Any]]:
     """
     rows = [dict(row) for row in run.results.get("per_class") or []]
     if analysis is not None:
-        names, counts = analysis.dataset.class_names, analysis.counts()
+        names, counts = analysis.class_names, analysis.counts()
         if not rows:
-            things = analysis.dataset.thing_ids
+            things = analysis.thing_ids
             rows = [{"class": n, "kind": "thing" if c in things else "stuff"} for c, n in enumerate(names)]
         by_name = {names[category]: pq.quality(one) for category, one in counts.items()}
         for row in rows:
@@ -57,7 +70,7 @@ def class_scores(run: Run, analysis: Analysis | None) -> list[dict[str, Any]]:
 def size_scores(analysis: Analysis) -> list[dict[str, Any]]:
     """One dict a size of things: size, limits in words, PQ (mean over the classes), SQ, RQ, objects, missed, false."""
     rows = []
-    things = analysis.dataset.thing_ids
+    things = analysis.thing_ids
     segments = [one for score in analysis.scores for one in score.segments if one[1] in things]
     for name, least, limit in SIZES:
         counts = count_segments(segments, least, limit)
@@ -76,19 +89,47 @@ def size_scores(analysis: Analysis) -> list[dict[str, Any]]:
 
 
 def inference_time(run: Run) -> dict[str, float]:
-    """Milliseconds an image by stage; {} where the log does not say."""
-    seconds, images = run.log.evaluation, max(int(run.config.get("TEST.BATCH_SIZE") or 1), 1)
-    network, post = (run.benchmark.get(f"{stage}_ms_mean") for stage in ("network", "postprocessing"))
-    stages: dict[str, float] = {}
-    if seconds:
-        stages["data"] = 1000 * seconds["data"] / images
-    if network is not None and post is not None:
-        stages.update({"network": network, "post-processing": post})
-    elif seconds:
-        stages["network and post-processing"] = 1000 * seconds["inference"] / images
-    if seconds:
-        stages["evaluation"] = 1000 * seconds["evaluation"] / images
-    return stages
+    """Milliseconds an image by stage, in the order of :data:`STAGES`; {} where nothing is known.
+
+    The log has loading and inference a batch, ``benchmark.json`` network and post-processing apart, and
+    ``metrics.json`` the times of saving and scoring, which the log calls evaluation where it is older.
+    """
+    seconds, batch = run.log.evaluation, max(int(run.config.get("TEST.BATCH_SIZE") or 1), 1)
+    timing, images = run.results.get("timing") or {}, run.results.get("num_images") or 0
+    network, post = (_number(run.benchmark.get(f"{stage}_ms_mean")) for stage in ("network", "postprocessing"))
+    whole = 1000 * seconds["inference"] / batch if seconds else None
+    found = {
+        "data": 1000 * seconds["data"] / batch if seconds else None,
+        "network": network if post is not None else None,
+        "post-processing": post if network is not None else None,
+        "network and post-processing": whole if network is None or post is None else None,
+        "saving": _milliseconds(timing.get("saving_seconds"), images),
+        "evaluation": _milliseconds(timing.get("scoring_seconds"), images),
+    }
+    if found["evaluation"] is None and seconds:
+        found["evaluation"] = 1000 * seconds["evaluation"] / batch
+    return {stage: value for stage in STAGES if (value := found[stage]) is not None}
+
+
+def _milliseconds(seconds: Any, images: int) -> float | None:
+    value = _number(seconds)
+    return 1000 * value / images if value is not None and images else None
+
+
+def evaluation_rows(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
+    """(name, a value a run): what was scored, and when."""
+    rows = []
+    for name, key in EVALUATED:
+        values = [_at(run.results, key) for run in runs]
+        if any(value is not None for value in values):
+            rows.append((name, ["unknown" if value is None else str(value) for value in values]))
+    return rows
+
+
+def _at(content: Any, dotted: str) -> Any:
+    for part in dotted.split("."):
+        content = content.get(part) if isinstance(content, Mapping) else None
+    return content
 
 
 def config_rows(
