@@ -58,22 +58,21 @@ def _normalised(model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Conv2d]]:
 
 
 def _fits(conv: nn.Conv2d, norm: nn.Module) -> bool:
-    if type(norm) not in NORMS or norm.running_mean is None:
-        return False
-    return len(norm.running_mean) == conv.out_channels
+    mean = norm.running_mean if type(norm) in NORMS else None
+    return isinstance(mean, torch.Tensor) and len(mean) == conv.out_channels
 
 
 @torch.no_grad()
-def _fold(conv: nn.Conv2d, norm: nn.Module) -> None:
-    """Change weight and bias of ``conv``, in float64 on the way."""
+def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
+    """Change weight and bias of ``conv``, in float64 on the way. What ``norm`` lacks counts as 1 and 0."""
+    assert norm.running_mean is not None and norm.running_var is not None
     scale = (norm.running_var.double() + norm.eps).rsqrt()
     if norm.weight is not None:
         scale = scale * norm.weight.double()
     shift = -norm.running_mean.double() * scale
-    if norm.bias is not None:
-        shift = shift + norm.bias.double()
-    if conv.bias is not None:
-        shift = shift + conv.bias.double() * scale
+    for bias, factor in ((norm.bias, 1.0), (conv.bias, scale)):
+        if bias is not None:
+            shift = shift + bias.double() * factor
     weight = conv.weight.double() * scale[:, None, None, None]
     conv.weight = nn.Parameter(weight.to(conv.weight.dtype), requires_grad=False)
     conv.bias = nn.Parameter(shift.to(conv.weight.dtype), requires_grad=False)

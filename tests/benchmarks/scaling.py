@@ -107,8 +107,9 @@ def plot(content: dict[str, Any], path: Path) -> None:
             middle = (point["ours_ms"] * point["reference_ms"]) ** 0.5
             panel.annotate(f"{point['ratio']:.0f}x", (point["x"], middle), ha="center", va="center", color="0.3")
         panel.margins(x=0.12)
+    panels[0].yaxis.set_major_formatter("{x:,.0f}")
     panels[0].set_ylabel("CPU milliseconds an image")
-    panels[0].legend(loc="upper left", frameon=False)
+    panels[0].legend(loc="upper left", framealpha=1, edgecolor="white")
     machine = content["machine"]
     figure.suptitle(f"Network outputs to panoptic result with instances: one thread, {machine['cpu']}", fontsize=11)
     figure.savefig(path, dpi=130)
