@@ -6,6 +6,7 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
+from datetime import timedelta
 
 from detectron2.engine import default_argument_parser
 from detectron2.evaluation import verify_results
@@ -22,6 +23,7 @@ from panoptic_plugin.engine.model import check_device
 from panoptic_plugin.engine.setup import set_up_job
 from panoptic_plugin.engine.trainer import PanopticTrainer
 from panoptic_plugin.errors import CheckpointError, ConfigError, DatasetError, UserError
+from panoptic_plugin.evaluation.build import build_evaluator
 
 logger = logging.getLogger(__name__)
 
@@ -66,6 +68,7 @@ def run(args: argparse.Namespace) -> int:
         machine_rank=args.machine_rank,
         dist_url=args.dist_url,
         args=(cfg, args),
+        timeout=timedelta(seconds=cfg.DISTRIBUTED.TIMEOUT),
     )
     return 0
 
@@ -153,7 +156,9 @@ def evaluate(cfg, *, resume: bool = False) -> dict:
     model = load_for_inference(cfg, resume=resume)
     if cfg.MODEL.PANOPTIC_DEEPLAB.BENCHMARK_NETWORK_SPEED:
         return benchmark(model, PanopticTrainer.build_test_loader(cfg, cfg.DATASETS.TEST[0]), cfg.OUTPUT_DIR)
-    results = PanopticTrainer.test(cfg, model)
+    checkpoint = getattr(model, "weights_file", "")
+    evaluators = [build_evaluator(cfg, name, checkpoint=checkpoint) for name in cfg.DATASETS.TEST]
+    results = PanopticTrainer.test(cfg, model, evaluators)
     if comm.is_main_process():
         verify_results(cfg, results)
     return results

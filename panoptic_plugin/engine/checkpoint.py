@@ -107,6 +107,11 @@ class PluginCheckpointer(DetectionCheckpointer):
             if hasattr(self, "_parsed_url_during_load"):  # Detectron2's main leaves it set after an error
                 self._parsed_url_during_load = None
 
+    @property
+    def loaded_file(self) -> str:
+        """The local file that was loaded last; "" where there is none."""
+        return self.path_manager.get_local_path(self._path) if self._path else ""
+
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
         """The newest good checkpoint of ``save_dir`` with everything in it; or, without any, the weights of ``path``.
 

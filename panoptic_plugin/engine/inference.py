@@ -32,7 +32,9 @@ def load_for_inference(cfg, *, resume: bool = False) -> nn.Module:
     model = build_model(cfg).eval()
     checkpointer = PluginCheckpointer(model, cfg.OUTPUT_DIR if resume else "", eval_only=True)
     loaded = checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
-    return for_inference(cfg, model, loaded.get(CHECKPOINT_KEY))
+    model = for_inference(cfg, model, loaded.get(CHECKPOINT_KEY))
+    model.weights_file = checkpointer.loaded_file  # for the report of an evaluation
+    return model
 
 
 def for_inference(cfg, model: nn.Module, averages: Mapping[str, Any] | None = None) -> nn.Module:

@@ -135,6 +135,7 @@ def panoptic_evaluator(
     remedy: str = "",
     about: Entries = dict,
     classes_from: str = "semantic",
+    predictions: Path | None = None,
 ) -> ImageEvaluator:
     """PQ, mIoU and AP of a panoptic dataset.
 
@@ -148,6 +149,7 @@ def panoptic_evaluator(
         remedy: see :class:`~panoptic_plugin.evaluation.evaluator.ImageEvaluator`.
         about: entries of ``metrics.json`` about weights and config; called when it is written.
         classes_from: "semantic", or "panoptic" where the classes of mIoU are those of the panoptic map.
+        predictions: the folder of predictions that are on disk already, for the report.
     """
     listed = [labels.contiguous_ids[one["id"]] for one in labels.truth.categories if one["id"] in labels.contiguous_ids]
     divisor = labels.metadata.get("label_divisor", 1000)
@@ -164,7 +166,7 @@ def panoptic_evaluator(
     if boundary is not None:
         metrics += [BoundaryQuality(**panoptic, dilation=boundary), BoundaryIoU(**classes, dilation=boundary)]
     report = Report(folder, dataset_name, labels.class_names, labels.truth, labels.thing_ids, about, quality)
-    report.classes_from, report.predictions = classes_from, folder / "predictions" if save and folder else None
+    report.classes_from, report.predictions = classes_from, folder / "predictions" if save and folder else predictions
     writer = None
     if save and folder:
         writer = PredictionWriter(
@@ -172,7 +174,7 @@ def panoptic_evaluator(
             ground_truth=labels.truth,
             dataset_ids={contiguous: dataset for dataset, contiguous in labels.contiguous_ids.items()},
             label_divisor=divisor,
-            info=report.origin,
+            info=lambda: {**report.origin(), "scored": with_instances},
         )
     return ImageEvaluator(ground_truth=labels.truth, metrics=metrics, on_results=report, writer=writer, remedy=remedy)
 

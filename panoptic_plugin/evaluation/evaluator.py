@@ -94,7 +94,7 @@ class ImageEvaluator(DatasetEvaluator):
     ):
         self.ground_truth = ground_truth
         self._metrics = list(metrics)
-        self._on_results = on_results
+        self.on_results = on_results
         self._writer = writer
         self._remedy = remedy
         self._expected = set(ground_truth.image_ids)
@@ -183,8 +183,8 @@ class ImageEvaluator(DatasetEvaluator):
             if summary:
                 results[metric.task] = summary
         self._scoring += time.perf_counter() - begin
-        if self._on_results is not None:
-            self._on_results(Evaluated(results, records, self._timing(len(image_ids))))
+        if self.on_results is not None:
+            self.on_results(Evaluated(results, records, self._timing(len(image_ids))))
         return results
 
     def _problem(self, by_id: Mapping[str, ImageRecord], conflicting: Sequence[str]) -> str:

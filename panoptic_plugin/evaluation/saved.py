@@ -61,7 +61,9 @@ class SavedPredictions:
 
     @property
     def has_scores(self) -> bool:
-        """Whether there is a score at all; without, there is no AP."""
+        """Whether the things are scored; without, there is no AP."""
+        if "scored" in self.info:  # an image may hold no thing
+            return bool(self.info["scored"])
         return any("score" in one for annotation in self._annotations.values() for one in annotation["segments_info"])
 
     @property

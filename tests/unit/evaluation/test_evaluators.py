@@ -11,7 +11,9 @@ import torch
 from detectron2.data import MetadataCatalog
 
 from panoptic_plugin.errors import ConfigError, DatasetError
-from panoptic_plugin.evaluation.build import build_evaluator
+from panoptic_plugin.evaluation.build import PanopticLabels, build_evaluator, panoptic_evaluator
+from panoptic_plugin.evaluation.fingerprint import config_sha256, dataset_fingerprint
+from panoptic_plugin.evaluation.saved import SavedPredictions, score_saved
 
 
 def _evaluate(scene_set, order=None, **keys):
@@ -158,3 +160,115 @@ def test_boundary_quality_is_an_option(scene_set):
     assert 0 < results["boundary_sem_seg"]["mIoU"] < results["sem_seg"]["mIoU"]
     content = json.loads((scene_set.folder / "out/inference/metrics.json").read_text())
     assert content["results"]["boundary_panoptic_seg"]["PQ"] == results["boundary_panoptic_seg"]["PQ"]
+
+
+def _rescored(scene_set, predictions):
+    labels = PanopticLabels.of(MetadataCatalog.get(scene_set.name))
+    evaluator = panoptic_evaluator(
+        labels, dataset_name=scene_set.name, folder=None, with_instances=predictions.has_scores
+    )
+    return score_saved(evaluator, predictions, labels.contiguous_ids, labels.thing_ids)
+
+
+def test_predictions_read_back_score_the_same(scene_set):
+    results = _evaluate(scene_set)
+    assert 0 < results["segm"]["AP"] < 100
+    assert _rescored(scene_set, SavedPredictions(scene_set.folder / "out")) == results
+
+
+def test_saving_can_be_left_out(scene_set):
+    results = _evaluate(scene_set)
+    scene_set.cfg.TEST.SAVE_PREDICTIONS = False
+    scene_set.cfg.OUTPUT_DIR = str(scene_set.folder / "bare")
+    assert _evaluate(scene_set) == results
+    assert not (scene_set.folder / "bare/inference/predictions").exists()
+    assert json.loads((scene_set.folder / "bare/inference/metrics.json").read_text())["predictions"] is None
+
+
+def test_predictions_are_written_before_scoring_and_taken_away_before_the_next(scene_set):
+    label = scene_set.folder / "gt" / "001.png"
+    whole = label.read_bytes()
+    label.write_bytes(whole[:40])
+    with pytest.raises(DatasetError, match=r"1 of 5 images cannot be scored: .*001.png.*panoptic evaluate --predict"):
+        _evaluate(scene_set)
+    label.write_bytes(whole)
+    saved = scene_set.folder / "out/inference/predictions"
+    results = _rescored(scene_set, SavedPredictions(saved))
+    assert results == _evaluate(scene_set)
+    evaluator = build_evaluator(scene_set.cfg, scene_set.name)
+    evaluator.reset()
+    assert not (saved / "panoptic.json").exists() and (saved / "panoptic").is_dir()
+    assert not list(saved.rglob(".*")), "no temporary file is left"
+
+
+def test_missing_images_leave_the_other_predictions(scene_set):
+    with pytest.raises(DatasetError, match="have no prediction: 8, 10.*panoptic evaluate"):
+        _evaluate(scene_set, order=[0, 2, 4])
+    predictions = SavedPredictions(scene_set.folder / "out/inference")
+    assert predictions.image_ids == ["7", "9", "11"]
+    with pytest.raises(DatasetError, match="2 of 5 images have no prediction: 8, 10"):
+        _rescored(scene_set, predictions)
+
+
+def test_batches_do_not_matter(scene_set):
+    straight = _evaluate(scene_set)
+    evaluator = build_evaluator(scene_set.cfg, scene_set.name)
+    evaluator.process(scene_set.inputs[:3], scene_set.outputs[:3])
+    evaluator.process(scene_set.inputs[3:], scene_set.outputs[3:])
+    assert evaluator.evaluate() == straight
+
+
+def test_per_image_file_adds_up(scene_set):
+    results = _evaluate(scene_set)
+    folder = scene_set.folder / "out/inference"
+    content = json.loads((folder / "metrics.json").read_text())
+    lines = [json.loads(line) for line in (folder / "per_image.jsonl").read_text().splitlines()]
+    assert [line["image_id"] for line in lines] == [7, 8, 9, 10, 11]
+    for category, row in enumerate(content["per_class"]):
+        found = [line["categories"].get(str(category), {}) for line in lines]
+        sums = {key: sum(one.get(key, 0) for one in found) for key in ("tp", "fp", "fn", "iou_sum")}
+        assert [sums["tp"], sums["fp"], sums["fn"]] == [row[key] or 0 for key in ("TP", "FP", "FN")]
+        if row["PQ"] is not None:
+            weight = sums["tp"] + (sums["fp"] + sums["fn"]) / 2
+            assert row["PQ"] == pytest.approx(100 * sums["iou_sum"] / weight, abs=1e-9)
+            assert row["PQ"] == results["panoptic_seg"][f"PQ-{row['class']}"]
+    for line, (name, ids) in zip(lines, scene_set.truth.items(), strict=True):
+        assert line["label"] == name
+        for segment in line["segments"]:
+            if segment["true_id"] is None:
+                continue
+            rows, columns = (ids == segment["true_id"]).nonzero()
+            box = [columns.min(), rows.min(), columns.max() + 1 - columns.min(), rows.max() + 1 - rows.min()]
+            assert (segment["area"], segment["bbox"]) == (len(rows), box)
+    pixels = json.loads((folder / "confusion.json").read_text())["pixels"]
+    assert sum(map(sum, pixels)) == 5 * 24 * 40
+
+
+def test_one_pixel_makes_a_prediction_another(scene_set):
+    """Also where no count changes: a pixel of void truth."""
+    evaluator = build_evaluator(scene_set.cfg, scene_set.name)
+    evaluator.process(scene_set.inputs, scene_set.outputs)
+    other = copy.deepcopy(scene_set.outputs[2])
+    other["panoptic_seg"][0][-1, -1] = 0
+    evaluator.process(scene_set.inputs[2:3], [other])
+    with pytest.raises(DatasetError, match="1 images have different predictions: 9"):
+        evaluator.evaluate()
+
+
+def test_fingerprint_follows_content_and_sizes(scene_set):
+    files = PanopticLabels.of(MetadataCatalog.get(scene_set.name)).truth.files
+    before = dataset_fingerprint(*files)
+    assert dataset_fingerprint(*files) == before
+    files[1][0].write_bytes(files[1][0].read_bytes() + b"x")
+    changed = dataset_fingerprint(*files)
+    files[0].write_text(files[0].read_text() + " ")
+    assert len({before, changed, dataset_fingerprint(*files)}) == 3
+
+
+def test_config_hash_leaves_out_where_a_run_lies(scene_set):
+    cfg = scene_set.cfg
+    before = config_sha256(cfg)
+    cfg.OUTPUT_DIR, cfg.MODEL.WEIGHTS = "elsewhere", "w.pth"
+    assert config_sha256(cfg) == before
+    cfg.SEED = 5
+    assert config_sha256(cfg) != before
