@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 
 from panoptic_plugin.evaluation.runs import pixels_by_pair, pixels_by_value, shared_runs
@@ -103,12 +102,11 @@ def _of_masks(truth: np.ndarray, categories: np.ndarray, scores: np.ndarray, mas
     if masks.shape[1:] != truth.shape:
         raise ValueError(f"the masks have shape {masks.shape[1:]}, the ground truth {truth.shape}")
     alone = _of_map(truth, categories, scores, None, [])
-    numbers = number_pixels(truth, alone.values.tolist()) - 1
     shared = np.zeros((len(masks), len(alone.values)), dtype=np.int64)
+    numbers = (number_pixels(truth, alone.values.tolist()) - 1).reshape(-1)
     for row, mask in zip(shared, masks, strict=True):
-        left, top, width, height = cv2.boundingRect(np.ascontiguousarray(mask).view(np.uint8))
-        box = (slice(top, top + height), slice(left, left + width))
-        row[:] = np.bincount(numbers[box][mask[box]], minlength=len(row))
+        # Positions first: an index of booleans is ten times as slow where most of them are false.
+        row[:] = np.bincount(numbers[np.flatnonzero(mask)], minlength=len(row))
     return alone._replace(shared=shared)
 
 

@@ -165,7 +165,10 @@ def coco_pair(truth: Truth) -> tuple[Any, Any]:
 
     def reference(output: Output) -> dict[str, float]:
         with contextlib.redirect_stdout(io.StringIO()):
-            evaluation = COCOeval(true, true.loadRes(instances_to_coco_json(output["instances"], 0)), "segm")
+            found = instances_to_coco_json(output["instances"], 0)
+            for one in found:
+                del one["bbox"]  # as Detectron2 does: pycocotools would take the area of the box for that of the mask
+            evaluation = COCOeval(true, true.loadRes(found), "segm")
             evaluation.evaluate()
             evaluation.accumulate()
             evaluation.summarize()

@@ -29,9 +29,10 @@ def test_a_constant_map_is_one_run():
     assert shared_runs(np.full((20, 30), 5)).lengths.tolist() == [600]
 
 
-def test_masks_that_overlap_each_other():
+@pytest.mark.parametrize("width", [160, 157])
+def test_masks_that_overlap_each_other(width):
     rng = np.random.default_rng(1)
-    ids = instance_ids(rng)
+    ids = instance_ids(rng, height=95, width=width)
     output = masks_output(rng, ids)
     found = instance_overlaps(ids, output)
     assert found.values.tolist() == np.unique(ids).tolist()
