@@ -34,7 +34,7 @@ def interleaved(
         "ours_ms": round(statistics.median(ours_ms), 2),
         "ours_min_ms": round(min(ours_ms), 2),
         "reference_ms": round(statistics.median(reference_ms), 1),
-        "ratio": round(statistics.median(ratios), 1),
+        "ratio": round(statistics.median(ratios), 2),
         "rounds": rounds,
     }
 
