@@ -14,6 +14,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from torch.nn import functional as F
 
+from panoptic_plugin.postprocessing import device
 from panoptic_plugin.postprocessing.pixels import pixels_of
 
 # One of each pair of opposite neighbours is enough to find all adjacent pairs.
@@ -36,69 +37,64 @@ def find_centers(
         int64 (K, 2) centers (y, x) and float (K,) their heatmap values.
     """
     values = heatmap[0].detach()
-    peaks = _peaks(values, max(threshold, 0.0), nms_kernel)
-    centers_yx = _one_of_each_plateau(peaks, values)
-    scores = values[centers_yx[:, 0], centers_yx[:, 1]]
-    if top_k is None or scores.numel() <= top_k:
-        return centers_yx, scores
-    kept = torch.sort(scores, descending=True, stable=True).indices[:top_k].sort().values
-    return centers_yx[kept], scores[kept]
+    positions = pixels_of(_is_peak(values, max(threshold, 0.0), nms_kernel))
+    heights = values.reshape(-1).index_select(0, positions)
+    # From here on there are a few numbers only: one transfer from the device, one back.
+    position, height = positions.cpu().numpy(), heights.cpu().numpy()
+    kept = _one_of_each_plateau(np.stack(np.divmod(position, values.shape[1])), height, values.shape[1])
+    if top_k is not None and len(kept) > top_k:
+        kept = np.sort(kept[np.argsort(-height[kept], kind="stable")[:top_k]])
+    chosen = torch.from_numpy(kept).to(values.device)
+    positions = positions.index_select(0, chosen)
+    centers_yx = torch.stack([positions // values.shape[1], positions % values.shape[1]], dim=1)
+    return centers_yx, heights.index_select(0, chosen)
 
 
-def _peaks(values: torch.Tensor, threshold: float, nms_kernel: int) -> torch.Tensor:
-    """Pixels above the threshold that are the highest of their window: int64 (P, 2) in row-major order."""
-    pixels = pixels_of(values > threshold)
-    highest = _highest_of_window(values, nms_kernel).reshape(-1).index_select(0, pixels)
-    pixels = pixels[values.reshape(-1).index_select(0, pixels) == highest]
-    return torch.stack([pixels // values.shape[1], pixels % values.shape[1]], dim=1)
-
-
-def _highest_of_window(values: torch.Tensor, nms_kernel: int) -> torch.Tensor:
-    """float (H, W): maximum of the window around each pixel."""
+def _is_peak(values: torch.Tensor, threshold: float, nms_kernel: int) -> torch.Tensor:
+    """bool (H, W): above the threshold and the highest of the window."""
     before, after = (nms_kernel - 1) // 2, nms_kernel // 2
-    if values.device.type == "cpu":
+    if device.is_cpu(values):
         window = np.ones((nms_kernel, nms_kernel), dtype=np.uint8)
-        return torch.from_numpy(cv2.dilate(values.numpy(), window, anchor=(before, before)))
+        highest = cv2.dilate(values.numpy(), window, anchor=(before, before))
+        return torch.from_numpy((values.numpy() == highest) & (values.numpy() > threshold))
     padded = F.pad(values[None, None], (before, after, before, after), value=-torch.inf)
     # The maximum over a square is the maximum over columns of the maximum over rows.
     rows = F.max_pool2d(padded, kernel_size=(1, nms_kernel), stride=1)
-    return F.max_pool2d(rows, kernel_size=(nms_kernel, 1), stride=1)[0, 0]
+    highest = F.max_pool2d(rows, kernel_size=(nms_kernel, 1), stride=1)[0, 0]
+    return (values == highest) & (values > threshold)
 
 
-def _one_of_each_plateau(peaks_yx: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+def _one_of_each_plateau(peaks_yx: np.ndarray, heights: np.ndarray, width: int) -> np.ndarray:
     """Of peaks that touch (8 neighbours) and are equal, keep the one nearest their centroid, the first of several.
 
     Args:
-        peaks_yx: int64 (P, 2) in row-major order.
-        values: float (H, W) heatmap.
+        peaks_yx: int64 (2, P) in row-major order.
+        heights: float (P,), the heatmap there.
+        width: of the heatmap.
 
     Returns:
-        int64 (K, 2), K <= P, in row-major order.
+        int64 (K,), ascending, which peaks are kept.
     """
-    if len(peaks_yx) == 0:
-        return peaks_yx
-    first, second = _touching_equal_pairs(peaks_yx, values)
-    if first.numel() == 0:
-        return peaks_yx
-    kept = _nearest_to_centroid(peaks_yx.cpu().numpy(), first.cpu().numpy(), second.cpu().numpy())
-    return peaks_yx[torch.from_numpy(kept).to(peaks_yx.device)]
+    first, second = _touching_equal_pairs(peaks_yx, heights, width)
+    if len(first) == 0:
+        return np.arange(len(heights))
+    return _nearest_to_centroid(peaks_yx.T, first, second)
 
 
-def _touching_equal_pairs(peaks_yx: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _touching_equal_pairs(peaks_yx: np.ndarray, heights: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
     """Indices into the peaks of all adjacent pairs with equal values, each pair once."""
     # A border of one pixel, so that a neighbour outside the image is simply not a peak.
-    width = values.shape[1] + 2
-    y, x = peaks_yx[:, 0], peaks_yx[:, 1]
-    positions = (y + 1) * width + x + 1
-    peak_values = values[y, x]
+    positions = (peaks_yx[0] + 1) * (width + 2) + peaks_yx[1] + 1
     first, second = [], []
     for dy, dx in _HALF_NEIGHBOURHOOD_YX:
-        wanted = positions + dy * width + dx
-        neighbour = torch.searchsorted(positions, wanted).clamp(max=len(positions) - 1)
-        pair = (positions[neighbour] == wanted) & (peak_values == peak_values[neighbour])
-        first.append(pair.nonzero()[:, 0])
+        wanted = positions + dy * (width + 2) + dx
+        neighbour = np.searchsorted(positions, wanted)
+        inside = (neighbour < len(positions)).nonzero()[0]
+        neighbour = neighbour[inside]
+        pair = (positions[neighbour] == wanted[inside]) & (heights[neighbour] == heights[inside])
+        first.append(inside[pair])
         second.append(neighbour[pair])
-    return torch.cat(first), torch.cat(second)
+    return np.concatenate(first), np.concatenate(second)
 
 
 def _nearest_to_centroid(peaks_yx: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import torch
 
-from panoptic_plugin.postprocessing.nearest_cells import nearest_by_cells
+from panoptic_plugin.postprocessing import device
+from panoptic_plugin.postprocessing.nearest_cells import MOST_POINTS, make_cells
 from panoptic_plugin.postprocessing.pixels import pixels_of, rows_and_columns
 
-# What is worked on at a time; it bounds the memory whatever the image.
-PIXELS_AT_A_TIME = 1 << 17
-DISTANCES_AT_A_TIME = 1 << 24
+# What is worked on at a time where distances to all centers are made; it bounds the memory, whatever K is.
+DISTANCES_AT_A_TIME = 1 << 26
 
 
 def group_pixels(centers: torch.Tensor, offsets: torch.Tensor, thing_mask: torch.Tensor) -> torch.Tensor:
@@ -39,26 +39,36 @@ def centers_of_pixels(centers: torch.Tensor, offsets: torch.Tensor, pixels: torc
     """As :func:`group_pixels`, for a list of pixels.
 
     Args:
-        centers: (K, 2), K > 0.
+        centers: (K, 2), K > 0 unless P is 0.
         offsets: float (2, H, W).
         pixels: int64 (P,) positions y * W + x, ascending.
 
     Returns:
         int32 (P,), 0 to K - 1.
     """
-    flat = offsets.detach().reshape(2, -1)
+    centers, offsets = centers.float(), offsets.detach()
     nearest = torch.empty(pixels.shape, dtype=torch.int32, device=pixels.device)
-    for start in range(0, pixels.shape[0], PIXELS_AT_A_TIME):
-        part = pixels[start : start + PIXELS_AT_A_TIME]
-        y, x = rows_and_columns(part, offsets.shape[2])
-        target_y = y + flat[0].index_select(0, part).float()
-        target_x = x + flat[1].index_select(0, part).float()
-        nearest[start : start + PIXELS_AT_A_TIME] = nearest_center(centers.float(), target_y, target_x)
+    if len(pixels) == 0:
+        return nearest
+    if device.is_cpu(offsets):
+        chunk, cells = MOST_POINTS, make_cells(centers.numpy(), offsets.shape[1:])
+    else:
+        chunk, cells = max(1, DISTANCES_AT_A_TIME // centers.shape[0]), None
+    flat = offsets.reshape(2, -1)
+    for start in range(0, pixels.shape[0], chunk):
+        some = pixels[start : start + chunk]
+        y, x = rows_and_columns(some, offsets.shape[2])
+        y += flat[0].index_select(0, some)
+        x += flat[1].index_select(0, some)
+        if cells is None:
+            nearest[start : start + chunk] = nearest_of_all(centers, y, x)
+        else:
+            cells.nearest(y.numpy(), x.numpy(), out=nearest[start : start + chunk].numpy())
     return nearest
 
 
-def nearest_center(centers: torch.Tensor, target_y: torch.Tensor, target_x: torch.Tensor) -> torch.Tensor:
-    """Index of the nearest center, the first of several.
+def nearest_of_all(centers: torch.Tensor, target_y: torch.Tensor, target_x: torch.Tensor) -> torch.Tensor:
+    """Index of the nearest center, the first of several, on any device.
 
     Args:
         centers: float32 (K, 2), K > 0.
@@ -66,17 +76,8 @@ def nearest_center(centers: torch.Tensor, target_y: torch.Tensor, target_x: torc
         target_x: float32 (P,).
 
     Returns:
-        Integers (P,), 0 to K - 1. Memory beside it is bounded, whatever K and P are.
+        int64 (P,), 0 to K - 1.
     """
-    if target_y.device.type == "cpu":
-        found = nearest_by_cells(centers.numpy(), target_y.numpy(), target_x.numpy())
-        return torch.from_numpy(found)
-    center_y, center_x = centers[:, :1], centers[:, 1:]
-    chunk = max(1, DISTANCES_AT_A_TIME // centers.shape[0])
-    nearest = torch.empty(target_y.shape, dtype=torch.int32, device=target_y.device)
-    for start in range(0, target_y.shape[0], chunk):
-        part = slice(start, start + chunk)
-        squared = (center_y - target_y[part]) ** 2 + (center_x - target_x[part]) ** 2
-        # The root looks superfluous, but rounding it makes ties, and ties are broken as Detectron2 breaks them.
-        nearest[part] = squared.sqrt_().argmin(dim=0).int()
-    return nearest
+    squared = (centers[:, :1] - target_y) ** 2 + (centers[:, 1:] - target_x) ** 2
+    # The root looks superfluous, but rounding it makes ties, and ties are broken as Detectron2 breaks them.
+    return squared.sqrt_().argmin(dim=0)

@@ -32,12 +32,9 @@ def mean_probability(
         return torch.zeros(num_instances, dtype=torch.float64, device=categories.device)
     category = categories.index_select(0, instances)
     own = semantic.top.clone()
-    # A pixel whose own class is not that of its instance: fetch the logit of the latter, one class after the other.
+    # A pixel whose own class is not that of its instance: fetch the logit of the latter.
     others = (semantic.labels.reshape(-1).index_select(0, semantic.pixels) != category).nonzero()[:, 0]
-    for wanted in category[others].unique().tolist():
-        some = others[category[others] == wanted]
-        values = logits.whole(slice(wanted, wanted + 1)).reshape(-1)
-        own[some] = values.index_select(0, semantic.pixels[some])
+    own[others] = logits.at(category[others], semantic.pixels[others])
     probability = (own - semantic.log_sum).exp_()
     total = torch.bincount(instances, weights=probability.double(), minlength=num_instances)
     return total / torch.bincount(instances, minlength=num_instances).clamp(min=1)

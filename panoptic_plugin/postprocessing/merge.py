@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 
-from panoptic_plugin.postprocessing.pixels import compact_labels, look_up, pixels_of
+from panoptic_plugin.postprocessing.pixels import compact_labels, count_labels, look_up, pixels_of, put
 
-PIXELS_AT_A_TIME = 1 << 18
+# What is worked on at a time: it bounds the memory, and on a CPU fits its cache.
+PIXELS_AT_A_TIME = 1 << 16
 
 
 def thing_table(thing_ids: Collection[int], num_classes: int, device: torch.device) -> torch.Tensor:
@@ -76,17 +77,19 @@ def merge_pixels(
         void: as in :func:`merge`.
     """
     num_classes = len(is_thing)
-    area = torch.bincount(labels.reshape(-1), minlength=num_classes)
+    area = count_labels(labels, num_classes)
     counts = torch.zeros(num_instances * num_classes, dtype=torch.int64, device=labels.device)
-    for start in range(0, len(pixels), PIXELS_AT_A_TIME):
-        some = slice(start, start + PIXELS_AT_A_TIME)
+    parts = [slice(start, start + PIXELS_AT_A_TIME) for start in range(0, len(pixels), PIXELS_AT_A_TIME)]
+    for some in parts:
         pairs = instances[some] * num_classes + labels.reshape(-1).index_select(0, pixels[some])
         counts += torch.bincount(pairs, minlength=len(counts))
     # counts[i, c]: pixels of class c in instance i
     thing_ids_of, things = _things(counts.view(num_instances, num_classes).cpu(), label_divisor, void)
     stuff_ids_of, stuff = _stuff(area.cpu(), is_thing.cpu(), label_divisor, stuff_area, void)
     panoptic = look_up(stuff_ids_of.to(labels.device), labels)
-    panoptic.view(-1)[pixels] = thing_ids_of.to(labels.device).index_select(0, instances)
+    thing_ids_of = thing_ids_of.to(labels.device)
+    for some in parts:
+        put(panoptic.view(-1), pixels[some], thing_ids_of.index_select(0, instances[some]))
     return panoptic, sorted(things + stuff, key=lambda segment: segment["id"])
 
 

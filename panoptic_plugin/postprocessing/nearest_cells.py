@@ -2,121 +2,156 @@
 
 The plane is cut into square cells. Most cells lie so far from the border between two centers that one center is the
 nearest of all their points; a point in one of those costs a look-up. For the points of the other cells only the few
-centers that can be the nearest somewhere in the cell are compared. Shapes: K centers, P points, M cells.
+centers that can be the nearest somewhere in the cell are compared. The cells are found from coarse to fine: one that
+has a single candidate is not cut further, and the quarters of another one have only its candidates.
+
+Shapes: K centers, P points, M cells, N candidates of all of them, one cell after the other.
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
+import cv2
 import numpy as np
 
-CELL = 16.0  # pixels
-MARGIN = 8  # cells around the centers; whatever lies further out counts as one outermost ring
-DISTANCES_AT_A_TIME = 1 << 18
+COARSEST, FINEST = 256, 16  # sides of cells, in pixels
+MARGIN = 128  # pixels around image and centers that have cells; points further out are compared with all centers
+MOST_POINTS = (1 << 15) - 2  # that OpenCV looks up at a time
 # Squared float32 distances this close, relatively, may compare either way, or be equal once their root is rounded
 # (worst case 8e-7).
 ROUNDING = 1e-5
 
 
-def nearest_by_cells(centers: np.ndarray, target_y: np.ndarray, target_x: np.ndarray) -> np.ndarray:
-    """Index of the nearest center in float32 arithmetic, the first of several.
+class NearestCells(NamedTuple):
+    """What to look up for a point.
+
+    Attributes:
+        center_y: float32 (K,).
+        center_x: float32 (K,).
+        corner_yx: pixel coordinates of the corner of the first cell.
+        owner: float32 (rows, columns): the center that is the nearest in all of the cell, or ``-1 - m`` for several.
+        start: int64 (M + 1,); the candidates of m are ``candidates[start[m]:start[m + 1]]``.
+        candidates: int32 (N,), ascending for each m.
+    """
+
+    center_y: np.ndarray
+    center_x: np.ndarray
+    corner_yx: np.ndarray
+    owner: np.ndarray
+    start: np.ndarray
+    candidates: np.ndarray
+
+    def nearest(self, target_y: np.ndarray, target_x: np.ndarray, out: np.ndarray) -> None:
+        """Index of the nearest center in float32 arithmetic, the first of several.
+
+        Args:
+            target_y: float32 (P,), P at most :data:`MOST_POINTS`.
+            target_x: float32 (P,).
+            out: int32 (P,), receives 0 to K - 1.
+        """
+        out[:] = self._look_up(target_y, target_x)
+        undecided = (out < 0).nonzero()[0]
+        if len(undecided) > 0:
+            out[undecided] = self._compare(-1 - out[undecided], target_y[undecided], target_x[undecided])
+
+    def _look_up(self, target_y: np.ndarray, target_x: np.ndarray) -> np.ndarray:
+        """Entry of ``owner`` for each point; for those outside and those that are no number one of the border."""
+        row, column = (
+            (target - corner) * np.float32(1 / FINEST) - np.float32(0.5)
+            for target, corner in zip((target_y[None], target_x[None]), self.corner_yx, strict=True)
+        )
+        # To warp the picture of owners is several times as fast as to round, to clip and to index.
+        return cv2.remap(self.owner, column, row, cv2.INTER_NEAREST, borderMode=cv2.BORDER_REPLICATE)[0]
+
+    def _compare(self, cell: np.ndarray, target_y: np.ndarray, target_x: np.ndarray) -> np.ndarray:
+        """Nearest of the candidates of the cell of each point, int32 (P,). Every cell has two at least."""
+        index, stop = self.start[cell], self.start[cell + 1]
+        result, points = np.empty(len(cell), dtype=np.int32), np.arange(len(cell))
+        nearest = self.candidates[index]
+        least = self._distance(nearest, target_y, target_x)
+        while len(points) > 0:
+            index += 1
+            candidate = self.candidates[index]
+            distance = self._distance(candidate, target_y, target_x)
+            nearer = (distance < least).nonzero()[0]
+            nearest[nearer] = candidate[nearer]
+            result[points] = nearest
+            more = (index + 1 < stop).nonzero()[0]
+            points, index, stop, nearest = points[more], index[more], stop[more], nearest[more]
+            least, target_y, target_x = np.minimum(distance, least)[more], target_y[more], target_x[more]
+        return result
+
+    def _distance(self, center: np.ndarray, target_y: np.ndarray, target_x: np.ndarray) -> np.ndarray:
+        dy, dx = self.center_y[center] - target_y, self.center_x[center] - target_x
+        # The root looks superfluous, but rounding it makes ties, and ties are broken as Detectron2 breaks them.
+        return np.sqrt(dy * dy + dx * dx)
+
+
+def make_cells(centers: np.ndarray, size: tuple[int, int]) -> NearestCells:
+    """Cells of the image and what is around it.
 
     Args:
         centers: float32 (K, 2) centers (y, x), K > 0.
-        target_y: float32 (P,).
-        target_x: float32 (P,).
-
-    Returns:
-        int32 (P,), 0 to K - 1.
+        size: (height, width) of the image. Points may lie anywhere; those far outside take longer.
     """
-    low = np.floor(centers.min(axis=0) / CELL) - MARGIN
-    high = np.floor(centers.max(axis=0) / CELL) + MARGIN + 1
-    num_cells = int(high[0] - low[0]), int(high[1] - low[1])
-    cell = _cell_along(target_y, low[0], num_cells[0]) * num_cells[1] + _cell_along(target_x, low[1], num_cells[1])
-    used = np.bincount(cell, minlength=num_cells[0] * num_cells[1]).nonzero()[0]
-    used_cell = np.zeros(num_cells[0] * num_cells[1], dtype=np.int32)
-    used_cell[used] = np.arange(len(used))
-    start, candidates = _candidates(centers, used, low, num_cells)
-    cell = used_cell.take(cell)
-    nearest = candidates.take(start[:-1]).take(cell)
-    undecided = (np.diff(start) > 1).take(cell).nonzero()[0]
-    cell, target_y, target_x = cell.take(undecided), target_y.take(undecided), target_x.take(undecided)
-    nearest[undecided] = _compare(centers, start.take(cell), start.take(cell + 1), candidates, target_y, target_x)
-    return nearest
+    center_y, center_x = np.ascontiguousarray(centers.T)
+    corner_yx = np.minimum(np.floor(centers.min(axis=0)), 0) - MARGIN
+    extent = np.maximum(centers.max(axis=0), size) + MARGIN - corner_yx
+    rows, columns = np.ceil(extent / COARSEST).astype(int).tolist()
+    row, column = np.divmod(np.arange(rows * columns), columns)
+    counts = np.full(rows * columns, len(centers))
+    candidates = np.tile(np.arange(len(centers), dtype=np.int32), rows * columns)
+    owner, side = np.empty((rows, columns), dtype=np.float32), COARSEST
+    while True:
+        middle_y, middle_x = corner_yx[0] + (row + 0.5) * side, corner_yx[1] + (column + 0.5) * side
+        to_y = center_y[candidates] - middle_y.astype(np.float32).repeat(counts)
+        to_x = center_x[candidates] - middle_x.astype(np.float32).repeat(counts)
+        possible = _possible(to_y, to_x, counts, side)
+        candidates, counts = candidates[possible], np.add.reduceat(possible, _starts(counts), dtype=np.int64)
+        owner[row, column] = candidates[_starts(counts)]
+        several = counts > 1
+        candidates, counts = candidates[several.repeat(counts)], counts[several]
+        row, column = row[several], column[several]
+        if side == FINEST:
+            break
+        row, column = (2 * row + _QUARTER // 2).ravel(), (2 * column + _QUARTER % 2).ravel()
+        candidates, counts = np.tile(candidates, 4), np.tile(counts, 4)
+        owner, side = owner.repeat(2, axis=0).repeat(2, axis=1), side // 2
+    owner[row, column] = -2 - np.arange(len(row))
+    if len(centers) > 1:
+        # The first of the cells with several candidates is all that lies outside, and is found at the border.
+        owner[[0, -1]] = owner[:, [0, -1]] = -1
+    candidates = np.append(np.arange(len(centers), dtype=np.int32), candidates)
+    start = np.cumsum([0, len(centers), *counts])
+    return NearestCells(center_y, center_x, corner_yx.astype(np.float32), owner, start, candidates)
 
 
-def _cell_along(target: np.ndarray, low: float, num_cells: int) -> np.ndarray:
-    """Cell of each coordinate along one axis, int32 (P,)."""
-    with np.errstate(invalid="ignore"):
-        # No number and infinity become some integer, and this one of the outermost ring.
-        cell = np.floor(target * np.float32(1 / CELL)).astype(np.int32)
-    return np.clip(cell, int(low), int(low) + num_cells - 1) - int(low)
+_QUARTER = np.arange(4)[:, None]
 
 
-def _candidates(
-    centers: np.ndarray, used: np.ndarray, low: np.ndarray, num_cells: tuple[int, int]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Centers that can be the nearest of a point, for each used cell.
-
-    Returns:
-        ``start`` int64 (M + 1,) and ``candidates`` int32: those of cell m are ``candidates[start[m]:start[m + 1]]``,
-        ascending.
-    """
-    row, column = np.divmod(used, num_cells[1])
-    outermost = (row == 0) | (row == num_cells[0] - 1) | (column == 0) | (column == num_cells[1] - 1)
-    middle_y, middle_x = (row + low[0] + 0.5) * CELL, (column + low[1] + 0.5) * CELL
-    chunk = max(1, DISTANCES_AT_A_TIME // len(centers))
-    counts, candidates = [np.zeros(1, dtype=np.int64)], []
-    for begin in range(0, len(used), chunk):
-        part = slice(begin, begin + chunk)
-        possible = _possible(centers, middle_y[part], middle_x[part]) | outermost[part, None]
-        counts.append(possible.sum(axis=1))
-        candidates.append(possible.nonzero()[1].astype(np.int32))
-    return np.concatenate(counts).cumsum(), np.concatenate(candidates)
+def _starts(counts: np.ndarray) -> np.ndarray:
+    return counts.cumsum() - counts
 
 
-def _possible(centers: np.ndarray, middle_y: np.ndarray, middle_x: np.ndarray) -> np.ndarray:
-    """bool (M, K): the center is at some point of the cell no further away than the center nearest to its middle.
+def _possible(to_y: np.ndarray, to_x: np.ndarray, counts: np.ndarray, side: int) -> np.ndarray:
+    """bool (N,): the candidate may be the nearest of some point of its cell.
 
     Between two centers the difference of the squared distances is linear in the point. So over a cell it changes from
-    its value in the middle by at most the size of the cell times the distance of the centers in the city-block metric.
+    its value in the middle by at most the side of the cell times the distance of the centers in the city-block metric.
+    A pixel more on every side makes it no matter into which of two cells a point on their border is rounded.
+
+    Args:
+        to_y: float32 (N,) from the middle of the cell to the candidate.
+        to_x: float32 (N,).
+        counts: int64 (M,) candidates of each cell, at least 1.
+        side: of the cells.
     """
-    y, x = centers[:, 0].astype(np.float64), centers[:, 1].astype(np.float64)
-    squared = (y - middle_y[:, None]) ** 2 + (x - middle_x[:, None]) ** 2
-    own = squared.argmin(axis=1)
-    least = squared.min(axis=1, keepdims=True)
-    change = CELL * (np.abs(y - y[own, None]) + np.abs(x - x[own, None]))
-    return squared <= least + change + ROUNDING * (least + CELL**2)
-
-
-def _compare(
-    centers: np.ndarray,
-    start: np.ndarray,
-    stop: np.ndarray,
-    candidates: np.ndarray,
-    target_y: np.ndarray,
-    target_x: np.ndarray,
-) -> np.ndarray:
-    """Nearest of the candidates ``start`` to ``stop`` of each point, int32 (P,)."""
-    nearest = candidates.take(start)
-    least = _distance(centers, nearest, target_y, target_x)
-    start = start + 1
-    points = np.arange(len(start))
-    while True:
-        more = (start < stop).nonzero()[0]
-        if len(more) == 0:
-            return nearest
-        if len(more) < len(start):
-            points, start, stop = points.take(more), start.take(more), stop.take(more)
-            target_y, target_x = target_y.take(more), target_x.take(more)
-        candidate = candidates.take(start)
-        distance = _distance(centers, candidate, target_y, target_x)
-        nearer = (distance < least.take(points)).nonzero()[0]
-        least[points.take(nearer)] = distance.take(nearer)
-        nearest[points.take(nearer)] = candidate.take(nearer)
-        start = start + 1
-
-
-def _distance(centers: np.ndarray, index: np.ndarray, target_y: np.ndarray, target_x: np.ndarray) -> np.ndarray:
-    dy, dx = centers[:, 0].take(index) - target_y, centers[:, 1].take(index) - target_x
-    # The root looks superfluous, but rounding it makes ties, and ties are broken as Detectron2 breaks them.
-    return np.sqrt(dy * dy + dx * dx)
+    side = side + 2
+    squared = to_y * to_y + to_x * to_x
+    least = np.minimum.reduceat(squared, _starts(counts)).repeat(counts)
+    # The last of the candidates nearest to the middle of each cell.
+    nearest = np.where(squared == least, np.arange(len(squared)), 0)
+    nearest = np.maximum.reduceat(nearest, _starts(counts)).repeat(counts)
+    change = side * (np.abs(to_y - to_y[nearest]) + np.abs(to_x - to_x[nearest]))
+    return squared <= least + change + ROUNDING * (least + side**2)

@@ -73,7 +73,13 @@ def panoptic_from_semantic(
         heatmap at its center.
     """
     found = group_labels(
-        semantic.labels, heatmap, offsets, num_classes=logits.num_classes, thing_ids=thing_ids, **arguments
+        semantic.labels,
+        heatmap,
+        offsets,
+        num_classes=logits.num_classes,
+        thing_ids=thing_ids,
+        pixels=semantic.pixels,
+        **arguments,
     )
     categories = torch.zeros(len(found.centers), dtype=torch.int64)
     for segment in found.segments:
@@ -97,6 +103,7 @@ def group_labels(
     nms_kernel: int,
     top_k: int | None,
     void: int = -1,
+    pixels: torch.Tensor | None = None,
 ) -> Grouping:
     """Find centers, group thing pixels around them, merge with the semantic segmentation.
 
@@ -112,11 +119,13 @@ def group_labels(
         nms_kernel: window in which a center is the highest value.
         top_k: at most so many centers.
         void: id of pixels that belong to nothing.
+        pixels: int64 (P,) ascending positions y * W + x of the pixels of things, where they are known; saves a search.
     """
     labels = compact_labels(labels, num_classes)
     is_thing = thing_table(thing_ids, num_classes, labels.device)
     centers, heights = find_centers(heatmap.float(), threshold, nms_kernel, top_k)
-    pixels = pixels_of(look_up(is_thing, labels))
+    if pixels is None:
+        pixels = pixels_of(look_up(is_thing, labels))
     if len(centers) == 0:
         pixels = pixels[:0]
     instances = centers_of_pixels(centers, offsets, pixels)

@@ -6,6 +6,8 @@ import cv2
 import numpy as np
 import torch
 
+from panoptic_plugin.postprocessing import device
+
 
 def compact_labels(labels: torch.Tensor, num_labels: int) -> torch.Tensor:
     """Labels (H, W) from 0 to ``num_labels`` - 1 in one byte each where that holds them, as int64 otherwise."""
@@ -14,7 +16,7 @@ def compact_labels(labels: torch.Tensor, num_labels: int) -> torch.Tensor:
 
 def look_up(table: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """``table[labels]`` for a table (L,) of bool, uint8 or int64 and uint8 or int64 labels (H, W)."""
-    if labels.device.type != "cpu" or labels.dtype != torch.uint8:
+    if not device.is_cpu(labels) or labels.dtype != torch.uint8:
         return table[labels.long()]
     # OpenCV has no int64 and no bool; it only copies entries, so any type of the same width will do.
     entries: np.ndarray = np.zeros(256, dtype=np.float64 if table.dtype == torch.int64 else np.uint8)
@@ -25,13 +27,40 @@ def look_up(table: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 def pixels_of(mask: torch.Tensor) -> torch.Tensor:
     """Positions y * W + x of the pixels of a mask bool (H, W) or (H * W,): int64 (P,), ascending."""
-    if mask.device.type != "cpu":
+    if not device.is_cpu(mask):
         return mask.flatten().nonzero()[:, 0]
     return torch.from_numpy(np.flatnonzero(mask.numpy()))
 
 
+def count_labels(labels: torch.Tensor, num_labels: int) -> torch.Tensor:
+    """Pixels of each label, int64 (num_labels,), of uint8 or int64 labels (H, W)."""
+    flat = labels.reshape(-1)
+    if device.is_cpu(labels):
+        # Where most neighbours are equal it is several times as fast to add up the lengths of the runs.
+        last = np.flatnonzero(flat[1:].numpy() != flat[:-1].numpy())
+        if len(last) < len(flat) // 16:
+            last = np.append(last, len(flat) - 1)
+            lengths = np.diff(last, prepend=-1)
+            counts = np.bincount(flat.numpy()[last], weights=lengths, minlength=num_labels)
+            return torch.from_numpy(counts.astype(np.int64))
+    return torch.bincount(flat, minlength=num_labels)
+
+
+def put(target: torch.Tensor, pixels: torch.Tensor, values: torch.Tensor) -> None:
+    """``target[pixels] = values`` for one dimension."""
+    if device.is_cpu(target):
+        target.numpy()[pixels.numpy()] = values.numpy()
+    else:
+        target[pixels] = values
+
+
 def rows_and_columns(pixels: torch.Tensor, width: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """(y, x) of positions y * W + x, as float32 (P,)."""
-    # Exact for less than 2^52 pixels, and several times as fast as the division of integers.
-    y = (pixels.double() / width).floor_()
-    return y.float(), (pixels - y * width).float()
+    """(y, x) of positions y * W + x below 2^31, as float32 (P,)."""
+    if not device.is_cpu(pixels):
+        y = pixels // width
+        return y.float(), (pixels - y * width).float()
+    # NumPy divides by a number, of four bytes, in a tenth of the time that PyTorch takes.
+    positions = pixels.numpy().astype(np.int32)
+    rows = positions // np.int32(width)
+    positions -= rows * np.int32(width)
+    return torch.from_numpy(rows.astype(np.float32)), torch.from_numpy(positions.astype(np.float32))

@@ -10,11 +10,12 @@ from typing import NamedTuple
 import torch
 from torch.nn import functional as F
 
-from panoptic_plugin.postprocessing.pixels import compact_labels, look_up, pixels_of
+from panoptic_plugin.postprocessing import device
+from panoptic_plugin.postprocessing.pixels import compact_labels, look_up, pixels_of, rows_and_columns
 from panoptic_plugin.postprocessing.resize import to_output_size
 from panoptic_plugin.postprocessing.semantic_cells import classify_cells, first_highest
 
-# Logits worked on at a time: what fits a second- or third-level cache, and bounds the memory.
+# Logits worked on at a time on a CPU: what fits a second- or third-level cache, and bounds the memory.
 LOGITS_AT_A_TIME = 1 << 20
 
 # Pixels up to which an image is little to PyTorch's interpolation.
@@ -62,6 +63,28 @@ class SemanticLogits:
         kept = slice(rows.start - start * self.stride, rows.stop - start * self.stride)
         return enlarged[chosen, kept, : self.size[1]]
 
+    def at(self, categories: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
+        """The logit of one category at each of some pixels, right to the last places: float32 (P,).
+
+        Args:
+            categories: int64 (P,).
+            pixels: int64 (P,) positions y * W + x.
+        """
+        y, x = rows_and_columns(pixels, self.size[1])
+        if self.stride == 1:
+            return self.logits[categories, y.long(), x.long()]
+        (top, down), (left, right) = self._along(y, 1), self._along(x, 2)
+        bottom, after = (top + 1).clamp(max=self.logits.shape[1] - 1), (left + 1).clamp(max=self.logits.shape[2] - 1)
+        upper = torch.lerp(self.logits[categories, top, left], self.logits[categories, top, after], right)
+        lower = torch.lerp(self.logits[categories, bottom, left], self.logits[categories, bottom, after], right)
+        return torch.lerp(upper, lower, down)
+
+    def _along(self, coordinate: torch.Tensor, axis: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Index of the logit before a pixel's coordinate (P,), and how far the pixel is on the way to the next one."""
+        low = ((coordinate + 0.5) / self.stride - 0.5).clamp(min=0)
+        before = low.floor()
+        return before.long(), low - before
+
     def whole(self, classes: slice = slice(None)) -> torch.Tensor:
         """float32 (classes, H, W)."""
         return self.rows(slice(0, self.size[0]), classes)
@@ -107,10 +130,12 @@ def classify(logits: SemanticLogits, is_thing: torch.Tensor) -> SemanticMap:
         logits: of the image.
         is_thing: bool (C,).
     """
-    if logits.stride > 1 and logits.logits.device.type == "cpu":
+    if logits.stride > 1 and device.is_cpu(logits.logits):
         return SemanticMap(*map(torch.from_numpy, classify_cells(logits, is_thing.numpy())))
     height, width = logits.size
-    rows = max(1, LOGITS_AT_A_TIME // (logits.num_classes * width * logits.stride)) * logits.stride
+    rows = height
+    if device.is_cpu(logits.logits):
+        rows = max(1, LOGITS_AT_A_TIME // (logits.num_classes * width * logits.stride)) * logits.stride
     bands = [slice(start, min(start + rows, height)) for start in range(0, height, rows)]
     parts = [_classify_band(logits, is_thing, band) for band in bands]
     for part, band in zip(parts, bands, strict=True):
@@ -121,7 +146,7 @@ def classify(logits: SemanticLogits, is_thing: torch.Tensor) -> SemanticMap:
 def _classify_band(logits: SemanticLogits, is_thing: torch.Tensor, band: slice) -> SemanticMap:
     """As :func:`classify`, for some rows; positions count from the first of them."""
     values = logits.rows(band)
-    if values.device.type == "cpu":
+    if device.is_cpu(values):
         labels = torch.from_numpy(first_highest(values.numpy())[0])
     else:
         labels = compact_labels(values.argmax(dim=0), logits.num_classes)
