@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 from argparse import Namespace
 from collections.abc import Callable
 
 import torch.distributed as dist
 
-from panoptic_plugin.errors import UserError
+from panoptic_plugin.errors import UserError, one_line
 
 USER_ERROR = 2
 INTERRUPTED = 130
@@ -44,12 +43,3 @@ def report_error(error: UserError) -> None:
     prefix = f"error (process {rank})" if rank else "error"
     sys.stderr.write(f"{prefix}: {one_line(error)}\n")
     sys.stderr.flush()
-
-
-def one_line(error: BaseException) -> str:
-    """The message without line breaks, and without the traceback that a data loader's worker puts around it."""
-    text = str(error)
-    if text.startswith("Caught ") and "Original Traceback" in text:
-        pattern = rf"^(?:[\w.]*\.)?{type(error).__name__}: "
-        text = re.split(pattern, text, flags=re.MULTILINE)[-1]
-    return " ".join(text.split())

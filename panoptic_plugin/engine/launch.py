@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
 import sys
+import threading
+import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -15,12 +19,24 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from detectron2.utils import comm
+from torch.distributed.elastic.multiprocessing.errors.error_handler import ErrorHandler
 
-from panoptic_plugin.errors import ConfigError, UserError
+from panoptic_plugin.engine.termination import EXIT_CODE
+from panoptic_plugin.errors import ConfigError, UserError, one_line
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_TIMEOUT = timedelta(minutes=30)
+DEFAULT_TIMEOUT = timedelta(minutes=10)
+# After a failure: how long the other processes have to end by themselves, and then again until they are killed.
+FAREWELL_SECONDS = 4.0
+# What gloo says where NCCL raises DistBackendError.
+SIGNS_OF_A_LOST_PEER = (
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "Broken pipe",
+    "Connection refused",
+    "gloo/transport",
+)
 TORCHRUN_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 
 
@@ -106,12 +122,36 @@ def start_processes(
     """
     user_errors = torch.multiprocessing.get_context("spawn").SimpleQueue()
     job = (num_local, num_machines, machine_rank, dist_url, use_cuda, timeout, main, args, user_errors)
+    started = torch.multiprocessing.spawn(_started_process, args=job, nprocs=num_local, join=False)
     try:
-        torch.multiprocessing.spawn(_started_process, args=job, nprocs=num_local)
-    except torch.multiprocessing.ProcessExitedException:
+        with _passed_on(signal.SIGTERM, started.processes):
+            while not started.join(grace_period=FAREWELL_SECONDS):
+                pass
+    except torch.multiprocessing.ProcessExitedException as ended:
+        if ended.exit_code == EXIT_CODE:  # saved and stopped, as they were told to
+            raise SystemExit(EXIT_CODE) from None
         if user_errors.empty():
             raise
         raise user_errors.get() from None
+
+
+@contextmanager
+def _passed_on(number: signal.Signals, processes: Sequence[Any]) -> Iterator[None]:
+    """Send a signal that this process gets on to ``processes``; they decide what it means."""
+    if threading.current_thread() is not threading.main_thread():  # only there can Python handle signals
+        yield
+        return
+
+    def pass_on(received: int, frame: Any) -> None:
+        for process in processes:
+            if process.is_alive():
+                os.kill(process.pid, received)
+
+    before = signal.signal(number, pass_on)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
 
 
 def _started_process(
@@ -131,7 +171,7 @@ def _started_process(
     try:
         _run_in_group(place, use_cuda, timeout, main, args)
     except UserError as error:
-        user_errors.put(error)  # as an exception it would reach the other side as a traceback only
+        user_errors.put(_with_rank(error, rank))  # as an exception it would reach the other side as a traceback only
         sys.exit(1)
 
 
@@ -157,9 +197,32 @@ def _run_in_group(
     # Detectron2 0.6 packs what it gathers in a way that PyTorch comments on in every process.
     warnings.filterwarnings("ignore", message="TypedStorage is deprecated")
     comm.synchronize()  # without it NCCL's first collective may time out
-    result = main(*args)
+    try:
+        result = main(*args)
+    except Exception as error:
+        if is_torchrun() and "TORCHELASTIC_ERROR_FILE" in os.environ:
+            ErrorHandler().record_exception(error)  # torchrun prints it last
+        if _is_of_a_peer(error) and "Timed out" not in str(error):
+            # The process that failed first must be the first to end, so that its error is the one reported.
+            logger.error("Process %d: another process has failed or hangs (%s)", place.rank, one_line(error))
+            time.sleep(FAREWELL_SECONDS)
+        raise
     leave_group()  # only after success: with a failed peer it would wait
     return result
+
+
+def _is_of_a_peer(error: Exception) -> bool:
+    """Whether an error says that another process did not answer, rather than what went wrong."""
+    if isinstance(error, dist.DistError):
+        return True
+    text = str(error)
+    return isinstance(error, RuntimeError) and any(sign in text for sign in SIGNS_OF_A_LOST_PEER)
+
+
+def _with_rank(error: UserError, rank: int) -> UserError:
+    if rank:
+        error.args = (f"{error} (process {rank})",)
+    return error
 
 
 def create_local_group(num_local: int) -> None:

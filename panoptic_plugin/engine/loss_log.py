@@ -53,7 +53,7 @@ class LossLog:
             batch: the samples; their ``file_name`` is named where a loss is not finite.
         """
         values = torch.stack([*(loss.detach().float() for loss in losses.values()), gradient_norm.float()])
-        self._entries.append(_Entry(iteration, tuple(losses), values, data_time, _file_names(batch)))
+        self._entries.append(_Entry(iteration, tuple(losses), values, data_time, file_names(batch)))
 
     def read(self) -> None:
         """Gather what was recorded over the processes, check it, and log it on the main one.
@@ -109,6 +109,6 @@ def _raise_not_finite(entry: _Entry, means: Sequence[float], own: Sequence[float
     )
 
 
-def _file_names(batch: Any) -> list[str]:
+def file_names(batch: Any) -> list[str]:
     samples = batch if isinstance(batch, Sequence) else [batch]
     return [str(sample.get("file_name", "unnamed")) for sample in samples if isinstance(sample, Mapping)]

@@ -76,6 +76,7 @@ class TrainStep(TrainerBase):
         # are NaN in all processes, and so is what would follow from weights that should not be used any more.
         self._poison = torch.ones((), device=self.device)
         self._batches: Iterator[Any] | None = None
+        self.batch: Any = ()  # the one in work, for messages about what went wrong
 
     def run_step(self) -> None:
         """Train on the next batch.
@@ -85,6 +86,7 @@ class TrainStep(TrainerBase):
         """
         assert self.model.training, "the model was left in evaluation mode"
         batch, data_time = self._next_batch()
+        self.batch = batch
         self.optimizer.zero_grad()
         losses = self._accumulate_gradients(batch)
         self.grad_scaler.unscale_(self.optimizer)

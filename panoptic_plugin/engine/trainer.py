@@ -21,12 +21,15 @@ from panoptic_plugin.engine.checkpoint import PluginCheckpointer
 from panoptic_plugin.engine.exact_resume import data_state, restore_data, seed_iteration
 from panoptic_plugin.engine.hooks import EvaluationHook
 from panoptic_plugin.engine.inference import for_inference
+from panoptic_plugin.engine.label_maps import label_maps
+from panoptic_plugin.engine.loss_log import file_names
+from panoptic_plugin.engine.memory import explain
 from panoptic_plugin.engine.model import build_model, prepare_for_training, share_buffers, unwrap, wrap_distributed
 from panoptic_plugin.engine.optim import build_lr_scheduler, build_optimizer
 from panoptic_plugin.engine.termination import StopOnSignalHook
 from panoptic_plugin.engine.train_step import build_train_step
 from panoptic_plugin.engine.writers import make_writers
-from panoptic_plugin.errors import UserError
+from panoptic_plugin.errors import OutOfMemoryError, UserError
 from panoptic_plugin.evaluation.build import build_evaluator
 
 logger = logging.getLogger(__name__)
@@ -95,12 +98,12 @@ class PanopticTrainer(DefaultTrainer):
     def build_hooks(self) -> list[HookBase]:
         """Detectron2's hooks with :class:`EvaluationHook` in the place of EvalHook, the best model, and SIGTERM."""
         period = self.cfg.TEST.EVAL_PERIOD
-        evaluation = [EvaluationHook(period, self._evaluate)]
+        stop = StopOnSignalHook(self.checkpointer, self.cfg.SOLVER.CHECKPOINT_PERIOD)
+        evaluation = [stop, EvaluationHook(period, self._evaluate)]
         if self.cfg.TEST.BEST_METRICS:
             evaluation.append(BestCheckpointHook(self.checkpointer, self.cfg.TEST.BEST_METRICS, period))
         groups = [evaluation if isinstance(hook, EvalHook) else [hook] for hook in super().build_hooks() if hook]
-        hooks = [hook for group in groups for hook in group]
-        return [*hooks, StopOnSignalHook(self.checkpointer, self.cfg.SOLVER.CHECKPOINT_PERIOD)]
+        return [hook for group in groups for hook in group]
 
     def build_writers(self):
         return make_writers(self.cfg.OUTPUT_DIR, self.max_iter)
@@ -111,6 +114,16 @@ class PanopticTrainer(DefaultTrainer):
         model = for_inference(self.cfg, unwrap(self.model), averages)
         self._last_eval_results = self.test(self.cfg, model)
         return self._last_eval_results
+
+    @classmethod
+    def test(cls, cfg, model: nn.Module, evaluators=None) -> dict[str, Any]:
+        """Detectron2's ``test``; the model makes label maps in the place of logits where our evaluators read them."""
+        if evaluators is None:
+            evaluators = [cls.build_evaluator(cfg, name) for name in cfg.DATASETS.TEST]
+        elif isinstance(evaluators, DatasetEvaluator):
+            evaluators = [evaluators]
+        with label_maps(model, evaluators):
+            return super().test(cfg, model, evaluators)
 
     def resume_or_load(self, resume: bool = True) -> None:
         """Go on from the last checkpoint of ``OUTPUT_DIR``, or start from the weights of ``MODEL.WEIGHTS``.
@@ -132,7 +145,7 @@ class PanopticTrainer(DefaultTrainer):
             The last evaluation's results on the main process, None where nothing was evaluated.
 
         Raises:
-            UserError: a file of the dataset cannot be used.
+            UserError: a file of the dataset cannot be used, or the device has too little memory.
             FloatingPointError: a loss or gradient is not finite.
         """
         logger.info("Starting training from iteration %d", self.start_iter)
@@ -142,8 +155,11 @@ class PanopticTrainer(DefaultTrainer):
                 self._loop()
             except UserError:
                 raise  # it explains itself; the command line prints it
+            except torch.OutOfMemoryError as error:
+                raise OutOfMemoryError(explain(error, self.cfg, self.iter, self._trainer.batch)) from error
             except Exception:
-                logger.exception("Exception in iteration %d:", self.iter)
+                images = ", ".join(file_names(self._trainer.batch)) or "none yet"
+                logger.exception("Exception in iteration %d, images %s:", self.iter, images)
                 raise
             finally:
                 self.after_train()
