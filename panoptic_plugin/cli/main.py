@@ -10,8 +10,10 @@ from collections.abc import Sequence
 COMMANDS = {
     "quickstart": ("panoptic_plugin.cli.quickstart", "generate scenes, train, evaluate and draw results, in minutes"),
     "train": ("panoptic_plugin.cli.train", "train or evaluate a model from a config file"),
+    "evaluate": ("panoptic_plugin.cli.evaluate", "score predictions that are on disk, or predict and score"),
     "demo": ("panoptic_plugin.cli.demo", "draw the panoptic segmentation of images, videos and a camera"),
     "benchmark": ("panoptic_plugin.cli.benchmark", "time each stage of a config, from decoding to evaluation"),
+    "report": ("panoptic_plugin.cli.report", "one page about one or several runs: curves, scores, images, time"),
     "convert-weights": ("panoptic_plugin.cli.convert_weights", "turn ImageNet checkpoints into backbone weights"),
     "data": ("panoptic_plugin.cli.data", "validate, convert, prepare, subset, split, show and synthesize datasets"),
 }

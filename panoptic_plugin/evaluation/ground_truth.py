@@ -161,8 +161,8 @@ class PanopticGroundTruth:
         self, segments: list[dict[str, Any]], ids: np.ndarray, numbers: np.ndarray, path: Path, image_id: str
     ) -> None:
         listed = {segment["dataset_id"] for segment in segments}
-        present = set(np.unique(numbers).tolist())
-        missing = [segment["dataset_id"] for segment in segments if segment["id"] not in present]
+        runs_of = np.bincount(numbers, minlength=len(segments) + 1)
+        missing = [segment["dataset_id"] for segment in segments if not runs_of[segment["id"]]]
         unknown = np.unique(ids[(numbers == 0) & (ids != 0)]).tolist()
         if missing or unknown or len(listed) != len(segments):
             raise DatasetError(

@@ -45,8 +45,11 @@ def outcomes(
     matching: pq.Matching, runs: Runs, true: Segments, predicted: Segments, width: int
 ) -> tuple[SegmentOutcome, ...]:
     """Every segment of an image that has a pixel: matched, missed and ignored true ones, then predicted ones."""
-    true_extents = extents(runs.values[0], runs.lengths, [one["id"] for one in true], width)
-    predicted_extents = extents(runs.values[1], runs.lengths, [one["id"] for one in predicted], width)
+    places = spans(runs.lengths, width)
+    true_extents, predicted_extents = (
+        extents(values, runs.lengths, places, [one["id"] for one in segments])
+        for values, segments in zip(runs.values, (true, predicted), strict=True)
+    )
     pair_of = {true_id: (predicted_id, iou) for true_id, predicted_id, iou in matching.pairs}
     saved_ids = {one["id"]: one["saved_id"] for one in predicted}
     used, missed, false = {pair[1] for pair in matching.pairs}, set(matching.missed), set(matching.false)
@@ -63,36 +66,50 @@ def outcomes(
     return tuple(found)
 
 
+class Spans(NamedTuple):
+    """First and last row and column of each run, int32 (R,); of one that crosses rows all columns."""
+
+    top: np.ndarray
+    bottom: np.ndarray
+    left: np.ndarray
+    right: np.ndarray
+
+
+def spans(lengths: np.ndarray, width: int) -> Spans:
+    """Where runs lie, from their lengths (R,), row after row, and the width of the image."""
+    stops = np.cumsum(lengths).astype(np.int32)
+    starts = stops - lengths.astype(np.int32)
+    top, bottom = starts // width, (stops - 1) // width
+    crosses = bottom > top  # then it holds the end of a row and the begin of the next
+    left, right = starts - top * width, stops - 1 - bottom * width
+    return Spans(top, bottom, np.where(crosses, 0, left), np.where(crosses, width - 1, right))
+
+
 def extents(
-    values: np.ndarray, lengths: np.ndarray, ids: Sequence[int], width: int
+    values: np.ndarray, lengths: np.ndarray, places: Spans, ids: Sequence[int]
 ) -> list[tuple[int, tuple[int, int, int, int]]]:
     """(pixels, (x, y, width, height)) of each id; zeros for one without a pixel.
 
     Args:
         values: int (R,), the id of each run.
-        lengths: int64 (R,), in the order of the image, row after row.
+        lengths: int64 (R,), their pixels.
+        places: where they lie.
         ids: which to look for.
-        width: of the image.
     """
-    numbers = number_pixels(values, ids)
+    # Of 16 bits, because NumPy sorts those in one pass.
+    numbers = number_pixels(values, ids, dtype=np.uint16 if len(ids) < 1 << 16 else np.intp)
     areas = pixels_by_value(numbers, lengths, len(ids) + 1)[1:].tolist()
-    stops = np.cumsum(lengths)
-    top, left = np.divmod(stops - lengths, width)
-    bottom, right = np.divmod(stops - 1, width)
-    crosses = bottom > top  # then it holds the end of a row and the begin of the next
     order = np.argsort(numbers, kind="stable")
-    # Each number's runs stand together now: one reduction a box side.
-    present, first = np.unique(numbers[order], return_index=True)
-    sides = [
-        np.minimum.reduceat(np.where(crosses, 0, left)[order], first),
-        np.minimum.reduceat(top[order], first),
-        np.maximum.reduceat(np.where(crosses, width - 1, right)[order], first) + 1,
-        np.maximum.reduceat(bottom[order], first) + 1,
-    ]
-    box_of = {
-        number: (x, y, x_end - x, y_end - y)
-        for number, x, y, x_end, y_end in zip(present.tolist(), *(side.tolist() for side in sides), strict=True)
-    }
+    order = order[np.searchsorted(numbers, 1, sorter=order) :]
+    if not len(order):
+        return [(area, (0, 0, 0, 0)) for area in areas]
+    # Each number's runs stand together now: one reduction a side of the boxes.
+    ordered = numbers[order]
+    first = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1]))
+    x, y = (np.minimum.reduceat(side[order], first) for side in (places.left, places.top))
+    x_last, y_last = (np.maximum.reduceat(side[order], first) for side in (places.right, places.bottom))
+    boxes = np.stack([x, y, x_last + 1 - x, y_last + 1 - y], axis=1).tolist()
+    box_of = dict(zip(ordered[first].tolist(), map(tuple, boxes), strict=True))
     return [(area, box_of.get(number, (0, 0, 0, 0))) for number, area in enumerate(areas, start=1)]
 
 

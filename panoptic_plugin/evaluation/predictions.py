@@ -18,7 +18,7 @@ from detectron2.utils import comm
 from panoptic_plugin.errors import DatasetError
 from panoptic_plugin.evaluation.ground_truth import PanopticGroundTruth
 from panoptic_plugin.evaluation.panoptic import predicted_ids, predicted_segments
-from panoptic_plugin.evaluation.per_image import extents
+from panoptic_plugin.evaluation.per_image import extents, spans
 from panoptic_plugin.evaluation.runs import shared_runs
 from panoptic_plugin.evaluation.semantic import predicted_labels
 from panoptic_plugin.files import replace_file
@@ -124,7 +124,7 @@ class PredictionWriter:
             pictures.append((SEMANTIC, _png(_class_picture(predicted_labels(output, self._label_divisor)))))
         for folder, picture in pictures:
             self._write(self._folder / folder / name, picture)
-        areas = extents(values, lengths, [one["id"] for one in segments], max(ids.shape[1], 1))
+        areas = extents(values, lengths, spans(lengths, ids.shape[1]), [one["id"] for one in segments])
         annotation = {
             "image_id": self._truth.original_id(image_id),
             "file_name": name,

@@ -47,7 +47,16 @@ import panoptic_plugin  # noqa: E402, F401
 
 logger = logging.getLogger("benchmarks")
 # One module for each row of the table, in its order; each has measure(rounds=, quick=), which yields one record a case.
-ROWS = ("postprocessing", "whole_tail", "drawing", "network", "image_pooling", "instance_ap", "semantic_evaluation")
+ROWS = (
+    "postprocessing",
+    "whole_tail",
+    "drawing",
+    "network",
+    "image_pooling",
+    "instance_ap",
+    "semantic_evaluation",
+    "panoptic_evaluator",
+)
 RECORD_KEYS = ("row", "case", "ours_ms", "reference_ms", "ratio", "reference", "equal", "equality", "asked")
 
 

@@ -6,14 +6,17 @@ import copy
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
 from detectron2.data import MetadataCatalog
+from PIL import Image
 
 from panoptic_plugin.errors import ConfigError, DatasetError
 from panoptic_plugin.evaluation.build import PanopticLabels, build_evaluator, panoptic_evaluator
 from panoptic_plugin.evaluation.fingerprint import config_sha256, dataset_fingerprint
 from panoptic_plugin.evaluation.saved import SavedPredictions, score_saved
+from panoptic_plugin.structures import ids_to_rgb
 
 
 def _evaluate(scene_set, order=None, **keys):
@@ -272,3 +275,26 @@ def test_config_hash_leaves_out_where_a_run_lies(scene_set):
     assert config_sha256(cfg) == before
     cfg.SEED = 5
     assert config_sha256(cfg) != before
+
+
+def test_truth_without_instances_has_no_ap(scene_set):
+    path = scene_set.folder / "gt.json"
+    content = json.loads(path.read_text())
+    for annotation in content["annotations"]:
+        ids = scene_set.truth[annotation["file_name"]]
+        stuff = np.where(np.isin(ids, [10, 20]), ids, 0)
+        Image.fromarray(ids_to_rgb(stuff)).save(scene_set.folder / "gt" / annotation["file_name"])
+        annotation["segments_info"] = [one for one in annotation["segments_info"] if one["id"] in (10, 20)]
+    path.write_text(json.dumps(content))
+    results = _evaluate(scene_set)
+    assert math.isnan(results["segm"]["AP"]) and results["panoptic_seg"]["PQ_st"] > 50
+    content = json.loads((scene_set.folder / "out/inference/metrics.json").read_text())
+    assert content["results"]["segm"]["AP"] is None
+
+
+def test_a_predicted_segment_of_id_0_counts(scene_set):
+    """Of class 0, instance 0: 0 is void on disk, so saved ids begin with 1."""
+    results = _evaluate(scene_set)
+    assert results["panoptic_seg"]["PQ-road"] > 50
+    saved = json.loads((scene_set.folder / "out/inference/predictions/panoptic.json").read_text())
+    assert min(one["id"] for annotation in saved["annotations"] for one in annotation["segments_info"]) == 1
