@@ -85,6 +85,7 @@ def finish(figure: Figure, *, name: str, title: str, alt: str) -> Plot:
     svg, png = io.StringIO(), io.BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": name}):  # the same numbers give the same bytes
         figure.savefig(svg, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    figure.axes[0].set_title(title, weight="bold")  # the page has it as a heading
     figure.savefig(png, format="png", dpi=150, facecolor="white")
     width = round(figure.get_figwidth() * 96)
     return Plot(name, title, alt, inline_svg(svg.getvalue(), name, alt), png.getvalue(), width)

@@ -47,6 +47,7 @@ class Analysis:
         thing_ids: contiguous categories of the things.
         scores: one an image, in the order of the ground truth; images without any class are left out.
         confusion: int64 (C + 1, C + 1) pixels by true and predicted class, last "void" and "none"; None if unknown.
+        source: what it is a confusion of, "panoptic" or "semantic" predictions.
         pictures: what pictures are drawn from; None where predictions or truth are not there.
         skipped: sentences about images that could not be read.
     """
@@ -55,6 +56,7 @@ class Analysis:
     thing_ids: frozenset[int]
     scores: list[ImageScore]
     confusion: np.ndarray | None = None
+    source: str = "panoptic"
     pictures: Pictures | None = None
     skipped: list[str] = field(default_factory=list)
 
@@ -79,11 +81,11 @@ def read_analysis(folder: Path, per_class: Sequence[Mapping[str, Any]]) -> Analy
     try:
         records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
         scores = [_from_record(record) for record in records if record["pq"] is not None]
-        confusion = _read_confusion(folder / "confusion.json", len(per_class))
+        confusion, source = _read_confusion(folder / "confusion.json", len(per_class))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DatasetError(f"{path} or confusion.json cannot be read: {one_line(error)}") from None
     things = frozenset(category for category, one in enumerate(per_class) if one.get("kind") == "thing")
-    return Analysis([str(one["class"]) for one in per_class], things, scores, confusion)
+    return Analysis([str(one["class"]) for one in per_class], things, scores, confusion, source)
 
 
 def _from_record(record: Mapping[str, Any]) -> ImageScore:
@@ -101,20 +103,21 @@ def _from_record(record: Mapping[str, Any]) -> ImageScore:
     )  # fmt: skip
 
 
-def _read_confusion(path: Path, num_classes: int) -> np.ndarray | None:
+def _read_confusion(path: Path, num_classes: int) -> tuple[np.ndarray | None, str]:
     if not path.is_file():
-        return None
-    pixels = np.asarray(json.loads(path.read_text(encoding="utf-8"))["pixels"], dtype=np.int64)
+        return None, ""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    pixels = np.asarray(content["pixels"], dtype=np.int64)
     if pixels.shape != (num_classes + 1, num_classes + 1):
         raise ValueError(f"{path} has the shape {pixels.shape}, expected {num_classes + 1} rows and columns")
-    return pixels
+    return pixels, str(content.get("source", "panoptic"))
 
 
 def analyse(pictures: Pictures) -> Analysis:
     """Match all images that have a prediction: what an evaluation without ``per_image.jsonl`` needs."""
     dataset, num_classes = pictures.dataset, len(pictures.dataset.class_names)
     pixels = np.zeros((num_classes + 1, num_classes + 1), dtype=np.int64)
-    analysis = Analysis(dataset.class_names, dataset.thing_ids, [], pixels, pictures)
+    analysis = Analysis(dataset.class_names, dataset.thing_ids, [], pixels, pictures=pictures)
     for image_id in dataset.truth.image_ids:
         if image_id not in pictures.predictions:
             analysis.skipped.append(f"image {image_id} has no prediction")

@@ -196,8 +196,12 @@ def confusion_section(runs: Sequence[Run], analyses: Analyses) -> Section:
         if len(shown) < int((pixels > 0).sum()):
             section.texts.append(f"Shown are the {MAX_CONFUSED} classes with the most pixels.")
     if section.plots:
-        section.texts.insert(0, "Each row: of all pixels of that true class, percent by predicted class; \"none\" is "
-                                "void. Pixels that are void in the truth do not count.")  # fmt: skip
+        sources = " and ".join(dict.fromkeys(one.source for one in analyses.values() if one.confusion is not None))
+        section.texts.insert(
+            0,
+            f'Each row: of all pixels of that true class, percent by predicted class ({sources} output); "none" is '
+            "void. Pixels that are void in the truth do not count.",
+        )
     else:
         section.warnings.append(_needs_predictions("The confusion of classes"))
     return section
