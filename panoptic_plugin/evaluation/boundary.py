@@ -119,7 +119,7 @@ class BoundaryIoU:
         check_size(truth, labels.shape)
         num_classes = len(self._class_names)
         true, category_of = true_categories(truth, num_classes)
-        true = true if category_of is None else category_of[true]
+        true = true.astype(np.int32) if category_of is None else category_of[true]
         void = num_classes + 1
         true = np.where((true < 0) | (true >= num_classes), void, true)
         runs = boundary_runs(

@@ -23,6 +23,7 @@ from panoptic_plugin.evaluation.per_image import confusion_json, image_lines
 from panoptic_plugin.evaluation.predictions import PredictionWriter
 from panoptic_plugin.evaluation.report import format_results, write_results
 from panoptic_plugin.evaluation.semantic import MeanIoU
+from panoptic_plugin.evaluation.semantic_predictions import SemanticPredictions
 from panoptic_plugin.files import replace_file
 
 logger = logging.getLogger(__name__)
@@ -66,7 +67,7 @@ def build_evaluator(
             about=about,
         )
     if kind in SEMANTIC_TYPES:
-        return _semantic_evaluator(metadata, dataset_name, folder, about)
+        return _semantic_evaluator(metadata, dataset_name, folder, about, save=cfg.TEST.SAVE_PREDICTIONS)
     raise ConfigError(
         f"dataset {dataset_name} has the evaluator_type {kind!r}; expected one of {', '.join(PANOPTIC_TYPES)}, "
         f"{', '.join(SEMANTIC_TYPES)}. Set it where the dataset is registered"
@@ -185,12 +186,19 @@ def _instance_metric(labels: PanopticLabels) -> Metric:
     return CocoAP(class_names=labels.class_names, thing_ids=labels.thing_ids)
 
 
-def _semantic_evaluator(metadata: Any, dataset_name: str, folder: Path, about: Entries) -> ImageEvaluator:
+def _semantic_evaluator(
+    metadata: Any, dataset_name: str, folder: Path, about: Entries, *, save: bool
+) -> ImageEvaluator:
     files = {record["file_name"]: record["sem_seg_file_name"] for record in DatasetCatalog.get(dataset_name)}
     truth = SemanticGroundTruth(files=files, ignore_label=metadata.get("ignore_label", 255))
     class_names = list(metadata.stuff_classes)
+    metrics: list[Metric] = [MeanIoU(class_names=class_names)]
+    if save:
+        written = metadata.get("stuff_dataset_id_to_contiguous_id", {})
+        dataset_ids = {contiguous: dataset for dataset, contiguous in written.items()}
+        metrics.insert(0, SemanticPredictions(folder=folder, dataset_ids=dataset_ids))
     report = Report(folder, dataset_name, class_names, truth, frozenset(), about)
-    return ImageEvaluator(ground_truth=truth, metrics=[MeanIoU(class_names=class_names)], on_results=report)
+    return ImageEvaluator(ground_truth=truth, metrics=metrics, on_results=report)
 
 
 @dataclass

@@ -18,12 +18,13 @@ def encode_labels(labels: np.ndarray) -> dict[int, bytes]:
     """label -> the counts of its mask, for each label that occurs, ascending.
 
     Args:
-        labels: uint8, uint16 or int32 (H, W).
+        labels: integers (H, W).
     """
     if not labels.size:
         return {}
     # COCO's runs go down the columns.
-    (values,), lengths = shared_runs(cv2.transpose(np.ascontiguousarray(labels)))
+    known = np.ascontiguousarray(labels, dtype=np.uint8 if labels.dtype == np.uint8 else np.int32)
+    (values,), lengths = shared_runs(cv2.transpose(known))
     order = np.argsort(values, kind="stable")
     stops = np.cumsum(lengths)[order]
     starts = stops - lengths[order]

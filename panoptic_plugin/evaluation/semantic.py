@@ -102,7 +102,7 @@ def true_categories(truth: Truth, num_classes: int) -> tuple[np.ndarray, np.ndar
     """
     if truth.label_map is not None:
         if 0 <= truth.ignore_label < num_classes:  # a label that is both ignored and a class's is ignored
-            return np.where(truth.label_map == truth.ignore_label, -1, truth.label_map), None
+            return np.where(truth.label_map == truth.ignore_label, -1, truth.label_map.astype(np.int32)), None
         return truth.label_map, None
     table = np.full(len(truth.segments) + 1, -1, dtype=np.int64)
     for segment in truth.segments:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from PIL import Image
 from panoptic_plugin.config import get_cfg
 from panoptic_plugin.evaluation.build import build_evaluator
 from panoptic_plugin.evaluation.semantic import confusion, running_argmax, scores
+from panoptic_plugin.evaluation.semantic_predictions import FILE_NAME
 
 
 def _label_maps(rng, classes, ignored):
@@ -36,12 +39,19 @@ def test_equals_detectron2(tmp_path):
         records.append({"file_name": f"{index}.jpg", "sem_seg_file_name": str(path)})
         outputs.append({"sem_seg": torch.from_numpy(np.eye(7)[labels].transpose(2, 0, 1).astype(np.float32))})
     DatasetCatalog.register("miou_parity", lambda: records)
-    MetadataCatalog.get("miou_parity").set(stuff_classes=names, ignore_label=255, evaluator_type="sem_seg")
+    MetadataCatalog.get("miou_parity").set(
+        stuff_classes=names,
+        ignore_label=255,
+        evaluator_type="sem_seg",
+        stuff_dataset_id_to_contiguous_id={10 * category: category for category in range(7)},
+    )
     try:
         cfg = get_cfg()
         cfg.OUTPUT_DIR = str(tmp_path)
+        cfg.TEST.SAVE_PREDICTIONS = True
         results = []
-        for evaluator in (build_evaluator(cfg, "miou_parity"), SemSegEvaluator("miou_parity", distributed=False)):
+        reference = SemSegEvaluator("miou_parity", distributed=False, output_dir=str(tmp_path))
+        for evaluator in (build_evaluator(cfg, "miou_parity"), reference):
             evaluator.reset()
             evaluator.process(records, outputs)
             results.append(evaluator.evaluate()["sem_seg"])
@@ -49,6 +59,8 @@ def test_equals_detectron2(tmp_path):
         DatasetCatalog.remove("miou_parity")
         MetadataCatalog.pop("miou_parity")
     ours, theirs = results
+    written = [json.loads((tmp_path / folder / FILE_NAME).read_text()) for folder in ("inference", ".")]
+    assert written[0] == written[1] and len(written[0]) > 4
     for name in ("fwIoU", "mACC", "pACC"):
         assert ours[name] == pytest.approx(theirs[name], abs=1e-12)
     # Version 0.6 and cityscapesscripts count a class that is only predicted as 0; Detectron2's main leaves it out.
