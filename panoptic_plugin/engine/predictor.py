@@ -55,7 +55,7 @@ class Predictor:
         """
         return self.predict([image_rgb])[0]
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def predict(self, images_rgb: Sequence[np.ndarray]) -> list[dict[str, Any]]:
         """Predict images of any sizes, those of one size together.
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from detectron2.data import Metadata, MetadataCatalog
 from detectron2.utils.visualizer import Visualizer
-from measuring import interleaved, peak_mib
+from measuring import interleaved
 from postprocessing import enlarge
 from scenes import smooth_scene
 
@@ -31,7 +31,7 @@ CASES = {
 
 
 def measure(*, rounds: int, quick: bool) -> Iterator[dict[str, Any]]:
-    """One record a case: segments, how many of them either picture shows, times, ratio, memory."""
+    """One record a case: segments, how many of them either picture shows, times, ratio."""
     metadata = MetadataCatalog.get("cityscapes_fine_panoptic_val")
     for name, (size, num_objects, share) in CASES.items():
         if quick:
@@ -48,7 +48,6 @@ def measure(*, rounds: int, quick: bool) -> Iterator[dict[str, Any]]:
             "equality": "the segments that are shown; the pictures differ in style",
             "asked": 60,
             "asked_ms": 50,
-            "peak_mib": peak_mib(ours),
             **interleaved(ours, theirs, partial(compare, image=image, ids=ids.numpy()), rounds=rounds),
         }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import threading
 
 import cv2
@@ -240,3 +241,29 @@ def test_image_ids_are_those_of_the_ground_truths(tmp_path):
     output = demo_outputs.CocoJson(tmp_path, None)
     stems = ["000000000139", "139", "berlin_000000_000019_leftImg8bit", "photo"]
     assert [output._image_id(stem) for stem in stems] == [139, "139", "berlin_000000_000019", "photo"]
+
+
+def test_the_first_ctrl_c_asks_to_stop_and_the_second_interrupts():
+    before = signal.getsignal(signal.SIGINT)
+    with demo._stop_on_interrupt() as stop:
+        assert not stop.is_set()
+        signal.raise_signal(signal.SIGINT)
+        assert stop.is_set()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_an_interrupted_writer_finishes_the_file(base, tmp_path, monkeypatch):
+    """Ctrl-C twice while frames wait to be written: the file holds what was written, and plays."""
+    write = demo_outputs.Video.write
+
+    def write_and_interrupt(self, shot):
+        write(self, shot)
+        if shot.stem == "v_000003":
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(demo_outputs.Video, "write", write_and_interrupt)
+    assert demo.main([*base, "--video-input", f"{tmp_path}/v.mp4", "--output", f"{tmp_path}/out"]) == 130
+    assert 4 <= len(list(VideoReader(str(tmp_path / "out" / "v.mp4")))) <= 7
