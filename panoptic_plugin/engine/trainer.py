@@ -22,6 +22,7 @@ from panoptic_plugin.engine.exact_resume import data_state, restore_data, seed_i
 from panoptic_plugin.engine.hooks import EvaluationHook
 from panoptic_plugin.engine.inference import for_inference
 from panoptic_plugin.engine.label_maps import label_maps
+from panoptic_plugin.engine.label_maps import label_maps
 from panoptic_plugin.engine.loss_log import file_names
 from panoptic_plugin.engine.memory import explain
 from panoptic_plugin.engine.model import build_model, prepare_for_training, share_buffers, unwrap, wrap_distributed
@@ -114,6 +115,16 @@ class PanopticTrainer(DefaultTrainer):
         model = for_inference(self.cfg, unwrap(self.model), averages)
         self._last_eval_results = self.test(self.cfg, model)
         return self._last_eval_results
+
+    @classmethod
+    def test(cls, cfg, model: nn.Module, evaluators=None) -> dict[str, Any]:
+        """Detectron2's ``test``; the model makes label maps in the place of logits where our evaluators read them."""
+        if evaluators is None:
+            evaluators = [cls.build_evaluator(cfg, name) for name in cfg.DATASETS.TEST]
+        elif isinstance(evaluators, DatasetEvaluator):
+            evaluators = [evaluators]
+        with label_maps(model, evaluators):
+            return super().test(cfg, model, evaluators)
 
     @classmethod
     def test(cls, cfg, model: nn.Module, evaluators=None) -> dict[str, Any]:

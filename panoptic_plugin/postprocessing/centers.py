@@ -55,8 +55,8 @@ def _is_peak(values: torch.Tensor, threshold: float, nms_kernel: int) -> torch.T
     before, after = (nms_kernel - 1) // 2, nms_kernel // 2
     if device.is_cpu(values):
         window = np.ones((nms_kernel, nms_kernel), dtype=np.uint8)
-        highest = cv2.dilate(values.numpy(), window, anchor=(before, before))
-        return torch.from_numpy((values.numpy() == highest) & (values.numpy() > threshold))
+        dilated = cv2.dilate(values.numpy(), window, anchor=(before, before))
+        return torch.from_numpy((values.numpy() == dilated) & (values.numpy() > threshold))
     padded = F.pad(values[None, None], (before, after, before, after), value=-torch.inf)
     # The maximum over a square is the maximum over columns of the maximum over rows.
     rows = F.max_pool2d(padded, kernel_size=(1, nms_kernel), stride=1)

@@ -51,7 +51,7 @@ def centers_of_pixels(centers: torch.Tensor, offsets: torch.Tensor, pixels: torc
     if len(pixels) == 0:
         return nearest
     if device.is_cpu(offsets):
-        chunk, cells = MOST_POINTS, make_cells(centers.numpy(), offsets.shape[1:])
+        chunk, cells = MOST_POINTS, make_cells(centers.numpy(), (offsets.shape[1], offsets.shape[2]))
     else:
         chunk, cells = max(1, DISTANCES_AT_A_TIME // centers.shape[0]), None
     flat = offsets.reshape(2, -1)
