@@ -68,7 +68,10 @@ def predicted_labels(output: Mapping[str, Any], label_divisor: int) -> np.ndarra
         return np.where(ids < 0, -1, ids // label_divisor)
     if semantic.ndim == 2:
         return semantic.cpu().numpy()
-    return semantic.argmax(dim=0).cpu().numpy() if semantic.is_cuda else running_argmax(semantic)
+    if semantic.device.type == "cpu":
+        return running_argmax(semantic)
+    # Labels are narrowed before they leave the device.
+    return semantic.argmax(dim=0).to(torch.int16).cpu().numpy()
 
 
 def running_argmax(logits: torch.Tensor) -> np.ndarray:
