@@ -51,7 +51,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--num-images", type=int, default=8, help="images of inference (default: %(default)s)")
     parser.add_argument("--num-steps", type=int, default=3, help="steps of training (default: %(default)s)")
     parser.add_argument("--size", type=int, nargs=2, metavar=("H", "W"),
-                        help="of generated scenes (default: the size of INPUT.{MIN,MAX}_SIZE_TEST)")  # fmt: skip
+                        help="of generated scenes and network input (default: INPUT.{MIN,MAX}_SIZE_TEST)")  # fmt: skip
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads of PyTorch (default: its own choice)")
     parser.add_argument("--json", metavar="FILE", help="write all figures there")
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE overrides of the config")
@@ -117,6 +117,8 @@ def datasets(cfg: Any, args: argparse.Namespace, folder: Path) -> Iterator[None]
         )
     layout, train, val = GENERATED[number]
     height, width = args.size or (cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
+    # The network shall see them in this size.
+    cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = min(height, width), max(height, width)
     synthesize(folder, SynthesisOptions(layout, NUM_SCENES, NUM_SCENES, height, width, odd_sizes=False))
     register_builtin_datasets(str(folder))
     cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = (train,), (val,)
@@ -165,7 +167,9 @@ def describe(report: dict[str, Any]) -> str:
 def _table(summary: dict[str, Any]) -> str:
     headers = ("stage", "ms/image", "share", "images/s")
     alignment = ("left", "right", "right", "right")
-    return tabulate(format_stages(summary["stages"]), headers=headers, tablefmt="github", colalign=alignment)
+    return tabulate(
+        format_stages(summary["stages"]), headers=headers, tablefmt="github", colalign=alignment, disable_numparse=True
+    )
 
 
 def _say(text: str) -> None:

@@ -104,7 +104,8 @@ def measure_inference(cfg: Any, *, num_images: int) -> dict[str, Any]:
         num_images: at most so many of the dataset.
 
     Returns:
-        :meth:`StageTimes.summary` with ``size`` (height, width) of the last image, ``batch_size`` and ``peak_mib``.
+        :meth:`StageTimes.summary` with ``size`` (height, width) of the last image as the network got it,
+        ``batch_size`` and ``peak_mib``.
     """
     model = load_for_inference(cfg)
     times, timer = StageTimes(torch.device(cfg.MODEL.DEVICE)), model_timer(model)
@@ -126,7 +127,7 @@ def measure_inference(cfg: Any, *, num_images: int) -> dict[str, Any]:
         times.add("postprocessing", found["postprocessing_ms_median"])
         with times.measure("evaluation", len(batch)):
             evaluator.process(batch, outputs)
-    size = [int(batch[-1]["height"]), int(batch[-1]["width"])]
+    size = list(batch[-1]["image"].shape[1:])
     return {**times.summary(), "size": size, "batch_size": cfg.TEST.BATCH_SIZE, "peak_mib": _peak_mib(times.device)}
 
 
@@ -224,7 +225,7 @@ def format_stages(stages: dict[str, dict[str, float]]) -> list[Sequence[str]]:
             stage,
             f"{figures['ms_median']:.2f}",
             f"{100 * figures['share']:.1f} %",
-            f"{1000 / figures['ms_median']:.1f}" if figures["ms_median"] >= 0.005 else "",
+            f"{1000 / figures['ms_median']:.3g}" if figures["ms_median"] >= 0.005 else "",
         )
         for stage, figures in stages.items()
     ]

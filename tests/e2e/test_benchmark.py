@@ -38,9 +38,11 @@ def test_the_training_step_is_timed(report):
     assert report[0]["machine"]["device"] == "cpu"
 
 
-def test_a_dataset_of_the_user_and_one_part(tmp_path, capsys):
+def test_another_size_a_dataset_of_the_user_and_one_part(tmp_path, capsys):
     with job_environment(make_scenes(tmp_path, "cityscapes")):
         words = ["--config-file", str(write_config(tmp_path)), "--device", "cpu", "--parts", "inference"]
+        assert main([*words, "--size", "96", "160", "--num-images", "1"]) == 0
+        assert "inference, 96x160" in capsys.readouterr().out
         assert main([*words, "--dataset", "cityscapes_fine_panoptic_val", "--num-images", "1"]) == 0
     printed = capsys.readouterr().out
     assert "| network " in printed and "training" not in printed

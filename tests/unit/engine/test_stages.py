@@ -34,7 +34,7 @@ def test_a_batch_counts_by_its_images_and_a_wrapped_function_is_timed(monkeypatc
 
 def test_a_stage_of_no_time_has_no_rate():
     rows = format_stages({"a": {"ms_median": 4.0, "share": 1.0}, "b": {"ms_median": 0.0, "share": 0.0}})
-    assert rows == [("a", "4.00", "100.0 %", "250.0"), ("b", "0.00", "0.0 %", "")]
+    assert rows == [("a", "4.00", "100.0 %", "250"), ("b", "0.00", "0.0 %", "")]
 
 
 def test_a_model_without_a_timer_is_refused():
