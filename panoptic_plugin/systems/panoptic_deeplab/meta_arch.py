@@ -19,7 +19,7 @@ from panoptic_plugin.errors import ConfigError
 from panoptic_plugin.postprocessing.merge import thing_table
 from panoptic_plugin.postprocessing.panoptic_deeplab import panoptic_from_semantic
 from panoptic_plugin.postprocessing.resize import offsets_to_output_size, to_output_size
-from panoptic_plugin.postprocessing.semantic import classify, logits_of_result
+from panoptic_plugin.postprocessing.semantic import SemanticLogits, classify, logits_of_result
 from panoptic_plugin.registry import lookup
 from panoptic_plugin.systems.base import (
     Batch,
@@ -169,15 +169,16 @@ class PluginPanopticDeepLab(PanopticSystem):
         """One image's outputs of the padded network input, as :meth:`predict` gives them, to its result."""
         size = output_size(sample, image_size)
         stride = 1 if self.return_logits else self.sem_seg_head.common_stride
-        source = logits_of_result(logits.float(), stride, image_size, size)
-        semantic = classify(source, thing_table(self.thing_ids, source.num_classes, logits.device))
-        panoptic, segments = panoptic_from_semantic(
-            source,
-            semantic,
+        return self.result_of_maps(
+            logits_of_result(logits.float(), stride, image_size, size),
             to_output_size(heatmap.float(), image_size, size),
             offsets_to_output_size(offsets.float(), image_size, size),
-            **self.postprocessing_arguments,
         )
+
+    def result_of_maps(self, source: SemanticLogits, heatmap: torch.Tensor, offsets: torch.Tensor) -> dict[str, Any]:
+        """Outputs at the size of the result, heatmap (1, H, W) and offsets (2, H, W) in its pixels, to the result."""
+        semantic = classify(source, thing_table(self.thing_ids, source.num_classes, heatmap.device))
+        panoptic, segments = panoptic_from_semantic(source, semantic, heatmap, offsets, **self.postprocessing_arguments)
         shown = source.whole() if self.return_logits else semantic.labels
         return panoptic_output(
             shown, panoptic, segments, predict_instances=self.predict_instances, thing_pixels=semantic.pixels
