@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import weakref
 from typing import Any
 
@@ -22,8 +23,8 @@ from panoptic_plugin.engine.exact_resume import data_state, restore_data, seed_i
 from panoptic_plugin.engine.hooks import EvaluationHook
 from panoptic_plugin.engine.inference import for_inference
 from panoptic_plugin.engine.label_maps import label_maps
-from panoptic_plugin.engine.label_maps import label_maps
 from panoptic_plugin.engine.loss_log import file_names
+from panoptic_plugin.engine.manifest import note_start
 from panoptic_plugin.engine.memory import explain
 from panoptic_plugin.engine.model import build_model, prepare_for_training, share_buffers, unwrap, wrap_distributed
 from panoptic_plugin.engine.optim import build_lr_scheduler, build_optimizer
@@ -126,16 +127,6 @@ class PanopticTrainer(DefaultTrainer):
         with label_maps(model, evaluators):
             return super().test(cfg, model, evaluators)
 
-    @classmethod
-    def test(cls, cfg, model: nn.Module, evaluators=None) -> dict[str, Any]:
-        """Detectron2's ``test``; the model makes label maps in the place of logits where our evaluators read them."""
-        if evaluators is None:
-            evaluators = [cls.build_evaluator(cfg, name) for name in cfg.DATASETS.TEST]
-        elif isinstance(evaluators, DatasetEvaluator):
-            evaluators = [evaluators]
-        with label_maps(model, evaluators):
-            return super().test(cfg, model, evaluators)
-
     def resume_or_load(self, resume: bool = True) -> None:
         """Go on from the last checkpoint of ``OUTPUT_DIR``, or start from the weights of ``MODEL.WEIGHTS``.
 
@@ -183,6 +174,7 @@ class PanopticTrainer(DefaultTrainer):
         if hasattr(loader, "start_at"):
             loader.start_at(self.start_iter)
         self._seed = getattr(loader, "seed", self._seed)
+        note_start(self.cfg, command=sys.argv, start_iter=self.start_iter, data=data_state(loader, self.cfg))
         self.before_train()
         for iteration in range(self.start_iter, self.max_iter):
             self.iter = iteration
