@@ -140,7 +140,8 @@ class ImageEvaluator(DatasetEvaluator):
 
     def evaluate(self) -> OrderedDict[str, Results] | None:
         begin = time.perf_counter()
-        records, failure = self._records, None
+        records = self._records
+        failure: Exception | None = None
         try:
             if self._writer is not None:
                 annotations = self._writer.collect()

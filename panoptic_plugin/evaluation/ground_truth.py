@@ -58,7 +58,13 @@ class Truth:
 class GroundTruth(Protocol):
     """Where an evaluator gets its truth from."""
 
-    image_ids: list[str]
+    @property
+    def image_ids(self) -> list[str]:
+        """All images, in the order in which they are scored."""
+
+    @property
+    def files(self) -> tuple[Path | None, list[Path]]:
+        """The JSON, if there is one, and the labels, in that order."""
 
     def key(self, model_input: Mapping[str, Any]) -> str:
         """The image id of one dict of the data loader."""

@@ -56,10 +56,10 @@ def format_results(
     }
     if single:
         tables.append(_table([list(single.values())], list(single)))
-    columns, rows = per_class(results, class_names, thing_ids, qualities)
+    columns, classes = per_class(results, class_names, thing_ids, qualities)
     columns = [name for name in columns if name not in COUNTS]
     if len(columns) > 2:
-        tables.append(_table([[row[column] for column in columns] for row in rows], columns))
+        tables.append(_table([[row[column] for column in columns] for row in classes], columns))
     return "\n\n".join(tables)
 
 
