@@ -29,7 +29,7 @@ from panoptic_plugin.reports.run_scores import Analysis, ImageScore, best_and_wo
 from panoptic_plugin.reports.run_sections import Section, distribution_plot
 
 # Longest side of a picture in pixels, by how many there are: a page stays below about 15 MB.
-LONGEST = ((60, 640), (140, 448), (1 << 30, 320))
+LONGEST = ((80, 640), (160, 448), (400, 320), (1 << 30, 224))
 
 
 @dataclass
