@@ -5,7 +5,6 @@ What a file holds is decided by its first bytes, not by its name: PyTorch's zip 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import pickle
@@ -22,6 +21,7 @@ from safetensors.torch import save as safetensors_bytes
 
 from panoptic_plugin.engine import safe_pickle
 from panoptic_plugin.errors import CheckpointError
+from panoptic_plugin.files import file_sha256
 
 ZIP_MAGIC = b"PK\x03\x04"
 # torch.save before PyTorch 1.6 begins with a pickled number of its own.
@@ -236,11 +236,7 @@ def compare_sha256(path: str | Path, expected: str) -> None:
     Raises:
         CheckpointError: they differ, or ``expected`` is too short to say anything.
     """
-    digest = hashlib.sha256()
-    with Path(path).open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    found = digest.hexdigest()
+    found = file_sha256(path)
     if len(expected) < 8 or not found.startswith(expected.lower()):
         raise _error(Path(path), f"has the SHA-256 {found}, expected {expected!r}", REMEDY)
 

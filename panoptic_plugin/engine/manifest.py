@@ -15,8 +15,8 @@ import torch
 from detectron2.data import MetadataCatalog
 from detectron2.utils import comm
 
-from panoptic_plugin.engine.checkpoint_file import write_atomically
 from panoptic_plugin.evaluation.fingerprint import config_sha256, dataset_fingerprint, now, software
+from panoptic_plugin.files import replace_file
 
 logger = logging.getLogger(__name__)
 
@@ -51,8 +51,7 @@ def note_start(cfg, *, command: Sequence[str], start_iter: int, data: dict[str, 
         "order_of_images": data,
         "datasets": {name: _dataset(name) for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)},
     }]  # fmt: skip
-    text = json.dumps({"schema_version": SCHEMA_VERSION, "starts": starts}, indent=2) + "\n"
-    write_atomically(path, lambda stream: stream.write(text.encode()))
+    replace_file(path, json.dumps({"schema_version": SCHEMA_VERSION, "starts": starts}, indent=2) + "\n")
 
 
 def read_starts(path: Path) -> list[dict[str, Any]]:

@@ -19,6 +19,7 @@ import yaml
 from detectron2.config import CfgNode
 from detectron2.utils.events import get_event_storage
 
+from panoptic_plugin.files import file_sha256
 from panoptic_plugin.version import __version__
 
 # They say where a run lies and what it starts from; the weights have a hash of their own.
