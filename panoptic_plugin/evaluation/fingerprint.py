@@ -50,11 +50,7 @@ def checkpoint_entry(path: str | None) -> dict[str, str] | None:
 
 @lru_cache(maxsize=4)
 def _file_sha256(path: str, size: int, changed: int) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+    return file_sha256(path)
 
 
 def config_sha256(cfg: CfgNode) -> str:

@@ -36,7 +36,7 @@ RULES: dict[str, set[str]] = {
     "config_files": {"registry"},
     "register": {"*"},
     # layers: which batch norm a model runs with depends on the device and the processes, which only engine knows.
-    "engine": {"config", "data", "evaluation", "structures", "registry", "layers"},
+    "engine": {"config", "data", "evaluation", "structures", "registry", "layers", "files"},
     "export": {"config", "engine"},
     "tuning": {"config", "engine"},
     # data: a page about a dataset reads the dataset.
