@@ -62,7 +62,11 @@ def build_parser() -> argparse.ArgumentParser:
     truth.add_argument("--dataset", metavar="NAME", help="which one, where DATASETS.TEST names several")
     truth.add_argument("--json", metavar="FILE", help="panoptic JSON of the ground truth")
     truth.add_argument("--panoptic", metavar="DIR", help="folder of its PNGs (default: of the JSON's name, beside it)")
-    parser.add_argument("--output", metavar="DIR", help="write metrics.json, per_image.jsonl and confusion.json there")
+    parser.add_argument(
+        "--output",
+        metavar="DIR",
+        help="write metrics.json, per_image.jsonl and confusion.json there (without --predictions: into DIR/inference)",
+    )
     parser.add_argument(
         "--boundary", action="store_true", help="also Boundary PQ and Boundary IoU (as TEST.BOUNDARY True)"
     )

@@ -7,13 +7,16 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from detectron2.modeling import build_model
+from PIL import Image
 from tiny_training import job_environment, make_scenes, write_config
 
 from panoptic_plugin.cli.evaluate import main
 from panoptic_plugin.config import load_config
+from panoptic_plugin.structures import rgb_to_ids
 
 
 @pytest.fixture(scope="module")
@@ -143,3 +146,31 @@ def test_damaged_truth_costs_no_predictions(run, scenes, tmp_path, capsys):
 def test_mistakes_on_the_command_line(capsys, words, said):
     assert main(words) == 2
     assert said in capsys.readouterr().err
+
+
+def test_real_annotations_score_as_with_panopticapi(shared_data, tmp_path):
+    """COCO's own files as ground truth; as prediction the same with every second segment taken out."""
+    reference = pytest.importorskip("panopticapi.evaluation")
+    folder = shared_data / "coco_sample"
+    truth, root = folder / "panoptic_examples.json", folder / "panoptic_examples"
+    content = json.loads(truth.read_text())
+    (tmp_path / "panoptic").mkdir()
+    for annotation in content["annotations"]:
+        rgb = np.array(Image.open(root / annotation["file_name"]).convert("RGB"))
+        removed = annotation["segments_info"][::2]
+        rgb[np.isin(rgb_to_ids(rgb), [one["id"] for one in removed])] = 0
+        annotation["segments_info"] = annotation["segments_info"][1::2]
+        Image.fromarray(np.roll(rgb, 2, axis=1)).save(tmp_path / "panoptic" / annotation["file_name"])
+    (tmp_path / "panoptic.json").write_text(json.dumps(content))
+    words = ["--predictions", str(tmp_path), "--json", str(truth), "--panoptic", str(root)]
+    assert main([*words, "--output", str(tmp_path / "scores")]) == 0
+    pairs = list(zip(json.loads(truth.read_text())["annotations"], content["annotations"], strict=True))
+    categories = {one["id"]: one for one in content["categories"]}
+    theirs = reference.pq_compute_single_core(0, pairs, str(root), str(tmp_path / "panoptic"), categories)
+    ours = read(tmp_path / "scores")["results"]["panoptic_seg"]
+    for suffix, isthing in (("", None), ("_th", True), ("_st", False)):
+        average = theirs.pq_average(categories, isthing)[0]
+        assert [ours[name.upper() + suffix] for name in ("pq", "sq", "rq")] == [
+            100 * average[name] for name in ("pq", "sq", "rq")
+        ]
+    assert 10 < ours["PQ"] < 90
