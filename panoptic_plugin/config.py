@@ -78,6 +78,10 @@ def _add_common_keys(cfg: CfgNode) -> None:
     # memory as N, H, W, C: the same results but for rounding, sooner. Weights in checkpoints are not touched.
     cfg.TEST.FOLD_BN = True
     cfg.TEST.CHANNELS_LAST = True
+    # Test-time augmentation (TEST.AUG.ENABLED): sizes of the views as factors of the test size. Where MIN_SIZES, in
+    # pixels of the shorter edge, are given, those are used instead; Detectron2's default of nine is for COCO alone.
+    cfg.TEST.AUG.SCALES = [0.75, 1.0, 1.25]
+    cfg.TEST.AUG.MIN_SIZES = []
     # Write the predictions as COCO panoptic JSON and PNG below OUTPUT_DIR/inference, before they are scored.
     cfg.TEST.SAVE_PREDICTIONS = True
     # Also Boundary PQ and Boundary IoU, of the pixels within this share of the image's diagonal of an edge.

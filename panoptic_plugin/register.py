@@ -6,4 +6,5 @@ import panoptic_plugin.backbones.xception  # BACKBONE: d2_xception_65
 import panoptic_plugin.data.datasets.builtin  # DatasetCatalog: cityscapes_fine_*, coco_2017_*_panoptic
 import panoptic_plugin.data.targets  # TARGET_GENERATOR: panoptic_deeplab, semantic
 import panoptic_plugin.heads.deeplab_v3_plus  # SEM_SEG_HEADS: PluginDeepLabV3PlusHead
-import panoptic_plugin.systems.panoptic_deeplab  # META_ARCH, SEM_SEG_HEADS, INS_EMBED_BRANCHES
+import panoptic_plugin.systems.panoptic_deeplab  # META_ARCH, SEM_SEG_HEADS, INS_EMBED_BRANCHES, TTA
+import panoptic_plugin.systems.tta  # TTA: SemanticSegmentorWithTTA

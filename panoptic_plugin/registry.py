@@ -19,6 +19,12 @@ Training targets by name: ``callable(cfg, metadata) -> generator`` where
 the dataset's PNG, segments_info the list of its segments with contiguous category ids.
 """
 
+TTA_REGISTRY = Registry("TTA")
+TTA_REGISTRY.__doc__ = """
+Test-time augmentation of a meta-architecture, by its name and "WithTTA": ``callable(model, cfg.TEST.AUG) -> module``
+that takes and gives what the model does.
+"""
+
 
 def lookup(registry: Registry, name: str, key: str):
     """``registry.get(name)`` with an error that names the config key, the closest match and all that there is.

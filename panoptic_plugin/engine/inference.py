@@ -1,4 +1,4 @@
-"""A trained model made ready to predict: averaged weights, folded batch norms, memory format."""
+"""A trained model made ready to predict: averaged weights, folded batch norms, memory format, augmentation."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from panoptic_plugin.engine.averaging import CHECKPOINT_KEY, load_averages
 from panoptic_plugin.engine.checkpoint import PluginCheckpointer
 from panoptic_plugin.engine.model import build_model
 from panoptic_plugin.layers.folding import fold_batch_norm
+from panoptic_plugin.registry import TTA_REGISTRY, lookup
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +23,7 @@ def load_for_inference(cfg, *, resume: bool = False) -> nn.Module:
     """The model of the config with its weights, in evaluation mode and as fast as the config lets it be.
 
     Args:
-        cfg: reads MODEL (with WEIGHTS, DEVICE and EMA), TEST.{FOLD_BN, CHANNELS_LAST} and OUTPUT_DIR.
+        cfg: reads MODEL (with WEIGHTS, DEVICE and EMA), TEST.{FOLD_BN, CHANNELS_LAST, AUG} and OUTPUT_DIR.
         resume: take the last checkpoint of ``OUTPUT_DIR`` where there is one.
 
     Raises:
@@ -33,6 +34,8 @@ def load_for_inference(cfg, *, resume: bool = False) -> nn.Module:
     checkpointer = PluginCheckpointer(model, cfg.OUTPUT_DIR if resume else "", eval_only=True)
     loaded = checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
     model = for_inference(cfg, model, loaded.get(CHECKPOINT_KEY))
+    if cfg.TEST.AUG.ENABLED:
+        model = with_test_time_augmentation(cfg, model)
     model.weights_file = checkpointer.loaded_file  # for the report of an evaluation
     return model
 
@@ -57,3 +60,15 @@ def for_inference(cfg, model: nn.Module, averages: Mapping[str, Any] | None = No
         # Kernels take the format of the weights, and hand it on with the features.
         model = (model if cfg.TEST.FOLD_BN else copy.deepcopy(model)).to(memory_format=torch.channels_last)
     return model
+
+
+def with_test_time_augmentation(cfg, model: nn.Module) -> nn.Module:
+    """The model behind the views of ``TEST.AUG``.
+
+    Raises:
+        ConfigError: the meta-architecture has no test-time augmentation, or sizes that cannot be.
+    """
+    name = f"{cfg.MODEL.META_ARCHITECTURE}WithTTA"
+    wrapped = lookup(TTA_REGISTRY, name, "MODEL.META_ARCHITECTURE with TEST.AUG.ENABLED")(model, cfg.TEST.AUG)
+    logger.info("Test-time augmentation: %s", wrapped.views)
+    return wrapped
