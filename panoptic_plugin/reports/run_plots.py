@@ -22,7 +22,7 @@ def curves_plot(scalar: str, title: str, curves: Mapping[str, Curve], *, log_sca
         scalar: its name in ``metrics.json``.
         title: heading of the plot.
         curves: run -> points; runs without the scalar keep their colour by an empty list.
-        log_scale: logarithmic values where all are positive.
+        log_scale: logarithmic values where all are positive and they differ by more than a factor of two.
     """
     with new_figure(*PANEL) as figure:
         axes = figure.subplots()
@@ -32,7 +32,8 @@ def curves_plot(scalar: str, title: str, curves: Mapping[str, Curve], *, log_sca
                 marker = "o" if len(points) < 12 else None
                 axes.plot(iterations, values, color=_color(index), linestyle=DASHES[index % len(DASHES)],
                           marker=marker, markersize=4, label=name)  # fmt: skip
-        if log_scale and all(value > 0 for points in curves.values() for _, value in points):
+        shown = [value for points in curves.values() for _, value in points]
+        if log_scale and min(shown) > 0 and max(shown) > 2 * min(shown):
             axes.set_yscale("log")
             _plain_ticks(axes)
         axes.set_xlabel("iteration")
@@ -44,7 +45,10 @@ def curves_plot(scalar: str, title: str, curves: Mapping[str, Curve], *, log_sca
 
 def _plain_ticks(axes: Axes) -> None:
     """Ticks 1, 2, 5, ... of a logarithmic axis, written out: losses seldom span a power of ten."""
-    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 1.5, 2.0, 3.0, 5.0, 7.0), numticks=12))
+    low, high = axes.get_ylim()
+    decades = np.log10(high / low)
+    within = (1.0, 1.5, 2.0, 3.0, 5.0, 7.0) if decades < 1.3 else (1.0, 3.0) if decades < 3 else (1.0,)
+    axes.yaxis.set_major_locator(LogLocator(subs=within, numticks=12))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_minor_locator(NullLocator())
 

@@ -118,7 +118,9 @@ def curves_section(runs: Sequence[Run]) -> Section:
     if not section.plots:
         section.warnings.append("There are no learning curves: no run has a metrics.json of a training.")
     else:
-        section.texts.append("Losses have a logarithmic scale. All values are in metrics.json of the run.")
+        section.texts.append(
+            "Losses have a logarithmic scale where they fall far. All values are in metrics.json of the run."
+        )
     return section
 
 

@@ -62,3 +62,10 @@ def test_the_same_numbers_give_the_same_bytes(plots):
 def test_a_curve_with_zeros_or_one_point():
     assert "10^" not in curves_plot("loss", "Loss", {"a": [(0, 0.0), (1, 1.0)]}, log_scale=True).svg
     assert curves_plot("loss", "Loss", {"a": [(0, 1.0)], "b": []}).png.startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("lowest", [0.9, 0.1, 0.001])
+def test_ticks_of_logarithmic_losses_leave_each_other_room(lowest):
+    svg = curves_plot("loss", "Loss", {"a": [(0, 1.0), (20, lowest)]}, log_scale=True).svg
+    heights = sorted(float(y) for y in re.findall(r'text-anchor: end[^>]* y="([\d.]+)"', svg))
+    assert len(heights) >= 3 and min(b - a for a, b in zip(heights, heights[1:], strict=False)) > 8
