@@ -72,6 +72,12 @@ def _add_common_keys(cfg: CfgNode) -> None:
     # Write model_best.pth after an evaluation that is better than all before it: the first of these figures that the
     # evaluation yields decides. An empty list writes none.
     cfg.TEST.BEST_METRICS = ["panoptic_seg/PQ", "sem_seg/mIoU"]
+    # Every VIS_PERIOD iterations (0: never) NUM_IMAGES of DATASETS.TEST, or else of DATASETS.TRAIN, are drawn with
+    # ground truth and prediction, to OUTPUT_DIR/previews and TensorBoard. At most MAX_FILES pictures stay there.
+    cfg.PREVIEW = CfgNode({"NUM_IMAGES": 3, "MAX_FILES": 20})
+    # Log to Weights & Biases too (pip install wandb). MODE is "online", "offline" or "disabled"; "" is what $WANDB_MODE
+    # says, else "online". PROJECT, ENTITY and NAME may be empty, too.
+    cfg.WANDB = CfgNode({"ENABLED": False, "PROJECT": "panoptic-plugin", "ENTITY": "", "NAME": "", "MODE": ""})
     # Images a batch in evaluation.
     cfg.TEST.BATCH_SIZE = 1
     # Evaluate, draw and time with the batch norms multiplied into the convolutions before them, and with features in

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from detectron2.engine import HookBase
 from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.utils import comm
+
+logger = logging.getLogger(__name__)
 
 
 class EvaluationHook(HookBase):
@@ -43,3 +47,37 @@ class EvaluationHook(HookBase):
             finite = {name: value for name, value in figures.items() if math.isfinite(value)}
             self.trainer.storage.put_scalars(**finite, smoothing_hint=False)
         comm.synchronize()  # evaluation may take unequal time
+
+
+class SummaryHook(HookBase):
+    """Says in the log, once training has come to its end, where everything is. Register it last, on the main process.
+
+    Args:
+        output_dir: the folder of the run.
+    """
+
+    def __init__(self, output_dir: str) -> None:
+        self._folder = Path(output_dir)
+
+    def after_train(self) -> None:
+        if self.trainer.iter >= self.trainer.max_iter:
+            found = [f"  {words}: {path}" for words, path in contents_of_run(self._folder)]
+            logger.info("Training is done. In %s:\n%s", self._folder, "\n".join(found))
+
+
+def contents_of_run(folder: Path) -> list[tuple[str, str]]:
+    """What there is in the folder of a training, as (what it is, its path in the folder)."""
+    named = [
+        ("model", "model_final.pth"),
+        ("best model", "model_best.pth"),
+        ("config", "config.yaml"),
+        ("log", "log.txt"),
+        ("losses and scores, one JSON a line", "metrics.json"),
+        ("curves, for TensorBoard", "events.out.tfevents.*"),
+        ("scores of the last evaluation", "inference/metrics.json"),
+        ("Weights & Biases", "wandb"),
+    ]
+    listed = [(words, max(found).name if "*" in name else name) for words, name in named
+              if (found := list(folder.glob(name)))]  # fmt: skip
+    previews = sorted(folder.glob("previews/iter_*.jpg"))
+    return listed + ([(f"{len(previews)} previews, the last one", f"previews/{previews[-1].name}")] if previews else [])

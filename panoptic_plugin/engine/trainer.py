@@ -20,7 +20,7 @@ from panoptic_plugin.engine.averaging import CHECKPOINT_KEY, build_averaged_weig
 from panoptic_plugin.engine.best_checkpoint import BestCheckpointHook
 from panoptic_plugin.engine.checkpoint import PluginCheckpointer
 from panoptic_plugin.engine.exact_resume import data_state, restore_data, seed_iteration
-from panoptic_plugin.engine.hooks import EvaluationHook
+from panoptic_plugin.engine.hooks import EvaluationHook, SummaryHook
 from panoptic_plugin.engine.inference import for_inference
 from panoptic_plugin.engine.label_maps import label_maps
 from panoptic_plugin.engine.loss_log import file_names
@@ -28,8 +28,10 @@ from panoptic_plugin.engine.manifest import note_start
 from panoptic_plugin.engine.memory import explain
 from panoptic_plugin.engine.model import build_model, prepare_for_training, share_buffers, unwrap, wrap_distributed
 from panoptic_plugin.engine.optim import build_lr_scheduler, build_optimizer
+from panoptic_plugin.engine.preview import build_preview_hooks
 from panoptic_plugin.engine.termination import StopOnSignalHook
 from panoptic_plugin.engine.train_step import build_train_step
+from panoptic_plugin.engine.wandb_writer import check_wandb
 from panoptic_plugin.engine.writers import make_writers
 from panoptic_plugin.errors import OutOfMemoryError, UserError
 from panoptic_plugin.evaluation.build import build_evaluator
@@ -98,23 +100,31 @@ class PanopticTrainer(DefaultTrainer):
         return build_evaluator(cfg, dataset_name)
 
     def build_hooks(self) -> list[HookBase]:
-        """Detectron2's hooks with :class:`EvaluationHook` in the place of EvalHook, the best model, and SIGTERM."""
+        """Detectron2's hooks with :class:`EvaluationHook` in the place of EvalHook, and ours.
+
+        Ours are the best model, SIGTERM, previews and, on the main process, a summary at the end.
+        """
+        check_wandb(self.cfg)
         period = self.cfg.TEST.EVAL_PERIOD
         stop = StopOnSignalHook(self.checkpointer, self.cfg.SOLVER.CHECKPOINT_PERIOD)
         evaluation = [stop, EvaluationHook(period, self._evaluate)]
         if self.cfg.TEST.BEST_METRICS:
             evaluation.append(BestCheckpointHook(self.checkpointer, self.cfg.TEST.BEST_METRICS, period))
+        evaluation += build_preview_hooks(self.cfg, self._inference_model)
         groups = [evaluation if isinstance(hook, EvalHook) else [hook] for hook in super().build_hooks() if hook]
-        return [hook for group in groups for hook in group]
+        summary = [SummaryHook(self.cfg.OUTPUT_DIR)] if comm.is_main_process() else []
+        return [hook for group in groups for hook in group] + summary
 
     def build_writers(self):
-        return make_writers(self.cfg.OUTPUT_DIR, self.max_iter)
+        return make_writers(self.cfg, lambda: self.start_iter)
+
+    def _inference_model(self) -> nn.Module:
+        averages = None if self.averaged is None else self.averaged.state_dict()
+        return for_inference(self.cfg, unwrap(self.model), averages)
 
     def _evaluate(self) -> dict[str, Any] | None:
         share_buffers(self.model)
-        averages = None if self.averaged is None else self.averaged.state_dict()
-        model = for_inference(self.cfg, unwrap(self.model), averages)
-        self._last_eval_results = self.test(self.cfg, model)
+        self._last_eval_results = self.test(self.cfg, self._inference_model())
         return self._last_eval_results
 
     @classmethod

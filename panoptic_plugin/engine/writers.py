@@ -1,22 +1,29 @@
-"""Where the scalars of a training go."""
+"""Where the scalars and pictures of a training go."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 from detectron2.utils.events import CommonMetricPrinter, EventWriter, JSONWriter, TensorboardXWriter
 
+from panoptic_plugin.engine.wandb_writer import make_wandb_writer
 
-def make_writers(output_dir: str, max_iter: int) -> list[EventWriter]:
-    """The log line with ETA, ``metrics.json`` (one JSON object a line) and TensorBoard events.
+
+def make_writers(cfg, start_iter: Callable[[], int] = lambda: 0) -> list[EventWriter]:
+    """The log line with ETA, ``metrics.json`` (one JSON object a line), TensorBoard events, and Weights & Biases.
 
     Args:
-        output_dir: receives ``metrics.json`` and the events.
-        max_iter: the last iteration, for the ETA.
+        cfg: reads OUTPUT_DIR, which receives ``metrics.json`` and the events, SOLVER.MAX_ITER for the ETA, and WANDB.
+        start_iter: the first iteration of this process, known once a checkpoint is loaded.
     """
-    os.makedirs(output_dir, exist_ok=True)
-    return [
-        CommonMetricPrinter(max_iter),
-        JSONWriter(os.path.join(output_dir, "metrics.json")),
-        TensorboardXWriter(output_dir),
+    os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
+    writers: list[EventWriter] = [
+        CommonMetricPrinter(cfg.SOLVER.MAX_ITER),
+        JSONWriter(os.path.join(cfg.OUTPUT_DIR, "metrics.json")),
     ]
+    if cfg.WANDB.ENABLED:
+        writers.append(make_wandb_writer(cfg, start_iter))
+    # The last one: it takes the pictures out of the storage.
+    writers.append(TensorboardXWriter(cfg.OUTPUT_DIR))
+    return writers

@@ -36,7 +36,8 @@ RULES: dict[str, set[str]] = {
     "config_files": {"registry"},
     "register": {"*"},
     # layers: which batch norm a model runs with depends on the device and the processes, which only engine knows.
-    "engine": {"config", "data", "evaluation", "structures", "registry", "layers", "files"},
+    # visualization: a training draws previews.
+    "engine": {"config", "data", "evaluation", "structures", "registry", "layers", "files", "visualization"},
     "export": {"config", "engine"},
     "tuning": {"config", "engine"},
     # data: a page about a dataset reads the dataset.
