@@ -64,6 +64,11 @@ def _add_common_keys(cfg: CfgNode) -> None:
     # Iterations between two looks at the losses. A GPU waits at each; a loss that is not finite is noticed then, and
     # has changed no weight.
     cfg.SOLVER.LOSS_READ_PERIOD = 20
+    # A loss or gradient that is infinite or NaN: "raise" ends the training on all processes with the names of the
+    # images, before a weight changes; "skip" leaves the iteration out on all of them, and ends the training when one
+    # comes after MAX_SKIPPED_STEPS skipped ones in a row. Skipping reads the losses in every iteration.
+    cfg.SOLVER.ON_NON_FINITE = "raise"
+    cfg.SOLVER.MAX_SKIPPED_STEPS = 10
     # Seconds that one process waits for another before the job ends with an error. Only the main process scores an
     # evaluation, which counts.
     cfg.DISTRIBUTED = CfgNode({"TIMEOUT": 600})

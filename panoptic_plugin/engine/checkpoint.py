@@ -36,6 +36,7 @@ from panoptic_plugin.engine.checkpoint_history import (
     remove_leftovers,
     resume_candidates,
 )
+from panoptic_plugin.engine.non_finite import refuse_non_finite
 from panoptic_plugin.errors import CheckpointError
 
 __all__ = ["PluginCheckpointer", "load_state_dict_file"]
@@ -185,9 +186,11 @@ class PluginCheckpointer(DetectionCheckpointer):
 
         Raises:
             CheckpointError: the folder cannot be written or the disk is full; what was saved before is untouched.
+            FloatingPointError: a weight or running statistic is infinite or NaN; nothing is written.
         """
         if not self.save_dir or not self.save_to_disk:
             return
+        refuse_non_finite(self.model, os.path.join(self.save_dir, f"{name}.pth"))
         if "://" in self.save_dir:  # a store behind Detectron2's path manager has its own guarantees
             super().save(name, **kwargs)
             return

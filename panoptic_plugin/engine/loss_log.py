@@ -100,12 +100,16 @@ def _put(storage: EventStorage, losses: Mapping[str, float], gradient_norm: floa
 
 
 def _raise_not_finite(entry: _Entry, means: Sequence[float], own: Sequence[float]) -> None:
-    images = entry.images if not all(map(math.isfinite, own[:-1])) else []
-    everywhere = [name for process in comm.all_gather(images) for name in process]
+    gathered = comm.all_gather((entry.images, not all(map(math.isfinite, own[:-1]))))
+    spoilt = [name for images, of_loss in gathered if of_loss for name in images]
+    # A gradient is that of all processes: where no loss is at fault, any image may be.
+    images = spoilt or [name for images, _ in gathered for name in images]
     listed = ", ".join(f"{name} {value:.6g}" for name, value in zip(entry.names, means, strict=False))
     raise FloatingPointError(
         f"a loss or gradient became infinite or NaN at iteration={entry.iteration}: {listed}, gradient norm "
-        f"{means[-1]:.6g}; no weight was changed. Images with such a loss: {', '.join(everywhere) or 'none'}"
+        f"{means[-1]:.6g}; no weight was changed. "
+        f"{'Images with such a loss' if spoilt else 'All losses are finite; images of the iteration'}: "
+        f"{', '.join(images) or 'unnamed'}"
     )
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import re
+import shutil
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +13,8 @@ import torch
 from panoptic_plugin.engine.loss_log import file_names
 
 GIB = 2**30
+# Where workers leave the batches for the training process.
+SHARED_MEMORY = "/dev/shm"
 
 
 def explain(error: BaseException, cfg, iteration: int, batch: Any) -> str:
@@ -30,6 +35,22 @@ def explain(error: BaseException, cfg, iteration: int, batch: Any) -> str:
         f"({cfg.SOLVER.IMS_PER_BATCH}) or INPUT.CROP.SIZE ({cfg.INPUT.CROP.SIZE}), raise SOLVER.ACCUMULATE_STEPS "
         f"({cfg.SOLVER.ACCUMULATE_STEPS}), or set SOLVER.AMP.ENABLED True; the last checkpoint is intact, and --resume "
         "goes on from it"
+    )
+
+
+def explain_lost_worker(error: BaseException, cfg, iteration: int) -> str:
+    """One sentence where a worker of the data loader was killed, which is mostly for want of memory; else ""."""
+    text = " ".join(str(error).split())
+    if not (isinstance(error, RuntimeError) and re.search(r"DataLoader worker.*(killed|exited|bus error)", text, re.I)):
+        return ""
+    shared = shutil.disk_usage(SHARED_MEMORY) if os.path.isdir(SHARED_MEMORY) else None
+    size = f" (now {shared.total / GIB:.1f} GiB, {shared.free / GIB:.1f} free)" if shared else ""
+    return (
+        f"the data loader lost a worker in iteration {iteration}: {text.rstrip('. ')}. Where nobody has killed it, the "
+        f"machine had too little memory for it. Lower DATALOADER.NUM_WORKERS ({cfg.DATALOADER.NUM_WORKERS}; 0 loads in "
+        f"the training process) or SOLVER.IMS_PER_BATCH ({cfg.SOLVER.IMS_PER_BATCH}); after a bus error enlarge "
+        f"{SHARED_MEMORY}{size}, in a container with --shm-size. The last checkpoint is intact, and --resume goes on "
+        "from it"
     )
 
 

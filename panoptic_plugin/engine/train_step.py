@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -12,13 +13,17 @@ from typing import Any
 import torch
 from detectron2.engine import TrainerBase
 from detectron2.utils import comm
+from detectron2.utils.events import get_event_storage
 from torch import nn
 
 from panoptic_plugin.engine.averaging import AveragedWeights
 from panoptic_plugin.engine.loss_log import LossLog
+from panoptic_plugin.engine.non_finite import SkippedSteps, check_overflows, max_skipped_steps
 from panoptic_plugin.engine.optim import Clipper, build_gradient_clipper, match_memory_formats
 from panoptic_plugin.errors import ConfigError
 from panoptic_plugin.registry import suggestion
+
+logger = logging.getLogger(__name__)
 
 # Iterations between two lines of the log, as Detectron2's trainer has it.
 WRITER_PERIOD = 20
@@ -31,6 +36,14 @@ class TrainStep(TrainerBase):
     A loss or gradient that is not finite, in any process, changes no weight and ends all processes with the same error.
     With a fused optimizer that is decided on the device, so the host needs to read the losses every ``read_period``
     iterations only; until then the weights stay as they were before the fault. Other optimizers wait each iteration.
+
+    With ``max_skipped`` the iteration is skipped instead, in all processes: weights, optimizer, averages and batch
+    norms stay as they are. Steps of float16 whose gradients overflow are not made either; that is part of its working.
+
+    Attributes:
+        stepped: whether the last iteration changed the weights; schedules go on then only.
+        skipped: iterations left out because of a number that is not finite.
+        overflows: steps of float16 that were not made.
     """
 
     def __init__(
@@ -44,6 +57,7 @@ class TrainStep(TrainerBase):
         accumulate_steps: int = 1,
         read_when: Callable[[int], bool] = lambda iteration: True,
         averaged: AveragedWeights | None = None,
+        max_skipped: int = 0,
     ) -> None:
         """
         Args:
@@ -58,6 +72,8 @@ class TrainStep(TrainerBase):
             read_when: of the number of an iteration, whether the losses are read and logged in it. The same in all
                 processes. An optimizer that cannot skip a step on the device has them read in every iteration.
             averaged: moving averages of the weights, updated after each step.
+            max_skipped: iterations in a row that may be skipped; 0 ends the training at the first. Above 0 the losses
+                are read in every iteration.
         """
         super().__init__()
         model.train()
@@ -69,6 +85,10 @@ class TrainStep(TrainerBase):
         self.accumulate_steps = accumulate_steps
         self.read_when = read_when
         self.averaged = averaged
+        self.max_skipped = max_skipped
+        self.stepped = True
+        self.skipped = SkippedSteps()
+        self.overflows = SkippedSteps()
         self.device = next(model.parameters()).device
         self.grad_scaler = torch.amp.GradScaler(self.device.type, enabled=autocast_dtype is torch.float16)
         self.loss_log = LossLog(overflow_allowed=self.grad_scaler.is_enabled())
@@ -82,11 +102,13 @@ class TrainStep(TrainerBase):
         """Train on the next batch.
 
         Raises:
-            FloatingPointError: a loss or gradient is not finite; names the iteration, the losses and the images.
+            FloatingPointError: a loss or gradient is not finite; names the iteration, the losses and the images. Or
+                float16 overflows again and again.
         """
         assert self.model.training, "the model was left in evaluation mode"
         batch, data_time = self._next_batch()
         self.batch = batch
+        buffers = [buffer.clone() for buffer in self.model.buffers()] if self.max_skipped else []
         self.optimizer.zero_grad()
         losses = self._accumulate_gradients(batch)
         self.grad_scaler.unscale_(self.optimizer)
@@ -95,13 +117,54 @@ class TrainStep(TrainerBase):
             [parameter.grad for parameter in parameters if parameter.grad is not None]
         )
         self.loss_log.record(self.iter, losses, gradient_norm, data_time, batch)
-        if self.read_when(self.iter) or not _skips_on_device(self.optimizer):
+        if self._is_to_be_skipped():
+            self._leave_out(buffers)
+        else:
+            if self.clip_gradients is not None:
+                self.clip_gradients(parameters)
+            self._step(torch.isfinite(gradient_norm))
+            if self.averaged is not None and self.stepped:
+                self.averaged.update(self.model)
+        self._log_skipped()
+
+    def _is_to_be_skipped(self) -> bool:
+        """Read the losses where it is time; whether one, or a gradient, is not finite and that is no reason to stop."""
+        if not (self.max_skipped or self.read_when(self.iter) or not _skips_on_device(self.optimizer)):
+            return False
+        try:
             self.loss_log.read()
-        if self.clip_gradients is not None:
-            self.clip_gradients(parameters)
-        self._step(torch.isfinite(gradient_norm))
-        if self.averaged is not None:
-            self.averaged.update(self.model)
+        except FloatingPointError as fault:  # the same in all processes
+            if self.skipped.in_a_row >= self.max_skipped:
+                raise self._too_many(fault) from None
+            logger.warning("Skipped an iteration: %s", fault)
+            return True
+        self.skipped.note(skipped=False)
+        return False
+
+    def _too_many(self, fault: FloatingPointError) -> FloatingPointError:
+        if not self.max_skipped:
+            return fault
+        return FloatingPointError(f"{fault}. {self.max_skipped} iterations before it were skipped (the limit is "
+                                  "SOLVER.MAX_SKIPPED_STEPS)")  # fmt: skip
+
+    def _leave_out(self, buffers: list[torch.Tensor]) -> None:
+        """Let everything be as it was before the iteration; ``buffers`` are those of the model then."""
+        self.skipped.note(skipped=True)
+        self.stepped = False
+        self._poison = torch.ones_like(self._poison)
+        with torch.no_grad():
+            for buffer, before in zip(self.model.buffers(), buffers, strict=True):
+                buffer.copy_(before)
+        if self.grad_scaler.is_enabled():
+            self.grad_scaler.update()
+
+    def _log_skipped(self) -> None:
+        if not comm.is_main_process():
+            return
+        if self.max_skipped:
+            get_event_storage().put_scalar("skipped_steps", self.skipped.total, smoothing_hint=False)
+        if self.grad_scaler.is_enabled():
+            get_event_storage().put_scalar("amp_skipped_steps", self.overflows.total, smoothing_hint=False)
 
     def _accumulate_gradients(self, batch: Any) -> dict[str, torch.Tensor]:
         """Backward pass of each part of the batch; returns the mean losses, on the device."""
@@ -127,10 +190,10 @@ class TrainStep(TrainerBase):
 
     def _step(self, finite: torch.Tensor) -> None:
         """Change the weights, unless ``finite`` (bool scalar on the device) is false."""
-        if self.grad_scaler.is_enabled():  # it looks at the gradients itself, and lowers its scale
-            self.grad_scaler.step(self.optimizer)
-            self.grad_scaler.update()
+        if self.grad_scaler.is_enabled():
+            self._scaled_step()
             return
+        self.stepped = True
         self._poison = torch.where(finite, self._poison, math.nan)
         if not _skips_on_device(self.optimizer):
             self.optimizer.step()
@@ -140,6 +203,16 @@ class TrainStep(TrainerBase):
             self.optimizer.step()
         finally:
             del self.optimizer.found_inf
+
+    def _scaled_step(self) -> None:
+        """Step unless a gradient overflows: the scaler looks at them itself, and lowers its scale."""
+        before = self.grad_scaler.get_scale()
+        self.grad_scaler.step(self.optimizer)
+        self.grad_scaler.update()
+        scale = self.grad_scaler.get_scale()  # the host waits here: the schedule has to know
+        self.stepped = scale >= before
+        self.overflows.note(skipped=not self.stepped)
+        check_overflows(self.overflows, scale, self.iter)
 
     def _next_batch(self) -> tuple[Any, float]:
         """The next batch and the seconds spent waiting for it."""
@@ -154,6 +227,7 @@ class TrainStep(TrainerBase):
         state["optimizer"] = self.optimizer.state_dict()
         if self.grad_scaler.is_enabled():
             state["grad_scaler"] = self.grad_scaler.state_dict()
+        state["skipped"], state["overflows"] = self.skipped.state_dict(), self.overflows.state_dict()
         return state
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -162,6 +236,9 @@ class TrainStep(TrainerBase):
         match_memory_formats(self.optimizer)
         if self.grad_scaler.is_enabled() and "grad_scaler" in state_dict:
             self.grad_scaler.load_state_dict(state_dict["grad_scaler"])
+        for name, counter in (("skipped", self.skipped), ("overflows", self.overflows)):
+            if name in state_dict:  # a checkpoint of Detectron2 has none
+                counter.load_state_dict(state_dict[name])
 
 
 def build_train_step(
@@ -174,7 +251,7 @@ def build_train_step(
     """The step with the precision of ``SOLVER.AMP``, ``SOLVER.CLIP_GRADIENTS`` and ``SOLVER.ACCUMULATE_STEPS``.
 
     Raises:
-        ConfigError: a dtype, number of parts or kind of clipping that cannot be.
+        ConfigError: a dtype, number of parts, kind of clipping or number of skipped iterations that cannot be.
     """
     solver, images = cfg.SOLVER, cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size()
     if not 1 <= solver.ACCUMULATE_STEPS <= max(1, images):
@@ -200,6 +277,7 @@ def build_train_step(
         accumulate_steps=solver.ACCUMULATE_STEPS,
         read_when=read_when,
         averaged=averaged,
+        max_skipped=max_skipped_steps(cfg),
     )
 
 

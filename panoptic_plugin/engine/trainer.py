@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 from detectron2.engine import DefaultTrainer, HookBase, TrainerBase
-from detectron2.engine.hooks import EvalHook
+from detectron2.engine.hooks import EvalHook, PeriodicCheckpointer
+from detectron2.engine.hooks import LRScheduler as Detectron2LRScheduler
 from detectron2.evaluation import DatasetEvaluator, verify_results
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
@@ -25,10 +26,12 @@ from panoptic_plugin.engine.inference import for_inference
 from panoptic_plugin.engine.label_maps import label_maps
 from panoptic_plugin.engine.loss_log import file_names
 from panoptic_plugin.engine.manifest import note_start
-from panoptic_plugin.engine.memory import explain
+from panoptic_plugin.engine.memory import explain, explain_lost_worker
 from panoptic_plugin.engine.model import build_model, prepare_for_training, share_buffers, unwrap, wrap_distributed
+from panoptic_plugin.engine.non_finite import check_weights
 from panoptic_plugin.engine.optim import build_lr_scheduler, build_optimizer
 from panoptic_plugin.engine.preview import build_preview_hooks
+from panoptic_plugin.engine.step_hooks import CheckHook, LRScheduler
 from panoptic_plugin.engine.termination import StopOnSignalHook
 from panoptic_plugin.engine.train_step import build_train_step
 from panoptic_plugin.engine.wandb_writer import check_wandb
@@ -102,7 +105,8 @@ class PanopticTrainer(DefaultTrainer):
     def build_hooks(self) -> list[HookBase]:
         """Detectron2's hooks with :class:`EvaluationHook` in the place of EvalHook, and ours.
 
-        Ours are the best model, SIGTERM, previews and, on the main process, a summary at the end.
+        Ours are the best model, SIGTERM, previews and, on the main process, a summary at the end; a schedule that waits
+        where a step was skipped; and a check of the weights before they are saved or evaluated.
         """
         check_wandb(self.cfg)
         period = self.cfg.TEST.EVAL_PERIOD
@@ -111,7 +115,11 @@ class PanopticTrainer(DefaultTrainer):
         if self.cfg.TEST.BEST_METRICS:
             evaluation.append(BestCheckpointHook(self.checkpointer, self.cfg.TEST.BEST_METRICS, period))
         evaluation += build_preview_hooks(self.cfg, self._inference_model)
-        groups = [evaluation if isinstance(hook, EvalHook) else [hook] for hook in super().build_hooks() if hook]
+        defaults = [LRScheduler(lambda: self._trainer.stepped) if isinstance(hook, Detectron2LRScheduler) else hook
+                    for hook in super().build_hooks() if hook]  # fmt: skip
+        first = next(n for n, hook in enumerate(defaults) if isinstance(hook, (PeriodicCheckpointer, EvalHook)))
+        defaults.insert(first, CheckHook(self.check_losses, (self.cfg.SOLVER.CHECKPOINT_PERIOD, period)))
+        groups = [evaluation if isinstance(hook, EvalHook) else [hook] for hook in defaults]
         summary = [SummaryHook(self.cfg.OUTPUT_DIR)] if comm.is_main_process() else []
         return [hook for group in groups for hook in group] + summary
 
@@ -169,7 +177,9 @@ class PanopticTrainer(DefaultTrainer):
                 raise  # it explains itself; the command line prints it
             except torch.OutOfMemoryError as error:
                 raise OutOfMemoryError(explain(error, self.cfg, self.iter, self._trainer.batch)) from error
-            except Exception:
+            except Exception as error:
+                if lost := explain_lost_worker(error, self.cfg, self.iter):
+                    raise OutOfMemoryError(lost) from error
                 images = ", ".join(file_names(self._trainer.batch)) or "none yet"
                 logger.exception("Exception in iteration %d, images %s:", self.iter, images)
                 raise
@@ -195,12 +205,13 @@ class PanopticTrainer(DefaultTrainer):
         self.iter = self.max_iter  # tells the hooks that training has come to its end
 
     def check_losses(self) -> None:
-        """Look at the losses that were not read yet, before weights are saved; all processes must call it.
+        """Look at the losses that were not read yet, and at the weights, before these are saved; all processes call it.
 
         Raises:
-            FloatingPointError: one of them, or a gradient, is not finite.
+            FloatingPointError: one of them, a gradient or a running statistic is not finite.
         """
         self._trainer.loss_log.read()
+        check_weights(self._trainer.model, self.iter)
 
     def state_dict(self) -> dict[str, Any]:
         """Iteration, hooks (with the schedule), optimizer and scaler, in the layout of Detectron2's main."""
