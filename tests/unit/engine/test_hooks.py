@@ -1,4 +1,4 @@
-"""When evaluation runs and what it logs."""
+"""When evaluation runs and what it logs; the last words of a training."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import pytest
 from detectron2.engine import TrainerBase
 
-from panoptic_plugin.engine.hooks import EvaluationHook
+from panoptic_plugin.engine.hooks import EvaluationHook, SummaryHook
 
 
 class Loop(TrainerBase):
@@ -44,3 +44,24 @@ def test_undefined_figures_are_not_logged():
     loop.register_hooks([EvaluationHook(0, lambda: results)])
     loop.train(0, 1)
     assert set(loop.storage.latest()) == {"panoptic_seg/PQ"}
+
+
+def test_the_end_of_a_training_says_where_everything_is(tmp_path, caplog):
+    for name in ("model_final.pth", "metrics.json", "previews/iter_0000003.jpg", "previews/iter_0000005.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    loop = Loop()
+    loop.register_hooks([SummaryHook(str(tmp_path))])
+    with caplog.at_level("INFO"):
+        loop.train(0, 2)
+    (message,) = [record.getMessage() for record in caplog.records if "Training is done" in record.getMessage()]
+    assert "model: model_final.pth" in message and "2 previews, the last one: previews/iter_0000005.jpg" in message
+    assert "best model" not in message
+
+
+def test_a_training_that_failed_is_not_done(tmp_path, caplog):
+    loop = Loop(fails_at=1)
+    loop.register_hooks([SummaryHook(str(tmp_path))])
+    with caplog.at_level("INFO"), pytest.raises(FloatingPointError):
+        loop.train(0, 2)
+    assert "Training is done" not in caplog.text

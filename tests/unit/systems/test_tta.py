@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from detectron2.modeling import build_model
 from panoptic_deeplab_models import build_pair, make_it_see, smooth_image, tiny_config
 from perfect_network import THING, perfect_network, scene_image
 from torch import nn
@@ -199,6 +200,24 @@ def test_semantic_probabilities_are_averaged():
     torch.testing.assert_close(found.softmax(0), expected, atol=1e-5, rtol=1e-4)
     plain = SemanticSegmentorWithTTA(model, options())([sample])[0]["sem_seg"]
     assert torch.equal(plain, model([sample])[0]["sem_seg"])
+
+
+@torch.no_grad()
+def test_deeplab_v3_plus_joins():
+    cfg = tiny_config()
+    cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.SEM_SEG_HEAD.NAME = "SemanticSegmentor", "PluginDeepLabV3PlusHead"
+    cfg.TEST.AUG.SCALES = [0.5, 1.0]
+    model = build_model(cfg).eval()
+    augmented = with_test_time_augmentation(cfg, model)
+    image = smooth_image(64, 128, seed=2)
+    batch = [{"image": image, "height": 96, "width": 192}, {"image": image[:, :32, :64]}]
+    found = augmented(batch)
+    assert [tuple(output["sem_seg"].shape[1:]) for output in found] == [(96, 192), (32, 64)]
+    turned = augmented([{**sample, "image": sample["image"].flip(-1)} for sample in batch])
+    # Only the larger image fills its batch: the padding of the other one lies at its other side.
+    torch.testing.assert_close(found[0]["sem_seg"], turned[0]["sem_seg"].flip(-1), atol=1e-4, rtol=1e-4)
+    plain = SemanticSegmentorWithTTA(model, options())(batch)
+    assert all(torch.equal(one["sem_seg"], other["sem_seg"]) for one, other in zip(plain, model(batch), strict=True))
 
 
 def test_logits_of_a_probability_of_zero_are_finite():
