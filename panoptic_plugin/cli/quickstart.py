@@ -20,16 +20,6 @@ from panoptic_plugin.errors import ConfigError, UserError
 REPOSITORY = Path(__file__).resolve().parents[2]
 CONFIG = REPOSITORY / "configs" / "quick" / "panoptic_deeplab_cityscapes.yaml"
 NUM_COMPARED = 4
-HEADLINE = (
-    ("PQ", "panoptic_seg", "PQ"),
-    ("SQ", "panoptic_seg", "SQ"),
-    ("RQ", "panoptic_seg", "RQ"),
-    ("PQ things", "panoptic_seg", "PQ_th"),
-    ("PQ stuff", "panoptic_seg", "PQ_st"),
-    ("mIoU", "sem_seg", "mIoU"),
-    ("AP", "segm", "AP"),
-    ("AP50", "segm", "AP50"),
-)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -37,7 +27,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="panoptic quickstart",
         description="Generate street scenes in Cityscapes layout, train Panoptic-DeepLab on them (CPU, minutes), "
-        "evaluate PQ, mIoU and AP, and draw the results.",
+        "evaluate PQ, mIoU and AP, draw the results and write a report.",
     )
     parser.add_argument("--output", default="quickstart", help="folder of everything it makes (default: %(default)s)")
     parser.add_argument("--config-file", default=str(CONFIG), help="training config (default: %(default)s)")
@@ -49,7 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Synthesize, train and evaluate, draw; prints the table and the paths of the pictures."""
+    """Synthesize, train and evaluate, draw, report; prints the table and the paths of what it made."""
     if not Path(args.config_file).is_file():
         raise ConfigError(f"config file {args.config_file} does not exist; run from a clone, or name one")
     started = time.monotonic()
@@ -63,6 +53,7 @@ def run(args: argparse.Namespace) -> int:
     _compare(args, data, run_folder, comparison)
     _say(f"\nImage, ground truth and prediction: {comparison}")
     _say(f"Predictions over the images: {pictures}, {len(list(pictures.iterdir()))} pictures")
+    _say(f"Report, to open in a browser: {output / 'report.html'}")
     _say(f"Model: {run_folder / 'model_final.pth'}   Log and TensorBoard curves: {run_folder}")
     return 0
 
@@ -81,7 +72,8 @@ def _stages(args: argparse.Namespace, data: Path, run_folder: Path, pictures: Pa
         "demo", "--config-file", args.config_file, "--input", str(images / "*" / "*.png"), "--output", str(pictures),
         "--device", "cpu", "--opts", "MODEL.WEIGHTS", str(run_folder / "model_final.pth"), *args.opts,
     ]  # fmt: skip
-    return [synthesize, train, demo]
+    report = ["report", str(run_folder), "--output", str(run_folder.parent / "report.html")]
+    return [synthesize, train, demo, report]
 
 
 def _call(words: list[str], data: Path) -> None:
@@ -133,6 +125,8 @@ def _compare(args: argparse.Namespace, data: Path, run_folder: Path, picture: Pa
 
 def _table(metrics_file: Path) -> str:
     from tabulate import tabulate
+
+    from panoptic_plugin.reports.run_tables import HEADLINE
 
     metrics = json.loads(metrics_file.read_text(encoding="utf-8"))
     groups = metrics.get("results", metrics)
