@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import torch
@@ -91,3 +93,29 @@ def _configs() -> Path:
 
 def _narrow() -> dict:
     return {"ASPP_CHANNELS": 8, "CONVS_DIM": 8, "PROJECT_CHANNELS": [4, 4, 4]}
+
+
+def spoil(trainer: Any, fault: str, when: Callable[[int], bool]) -> None:
+    """Let the model's losses, their gradient or a buffer be infinite or NaN in the iterations that ``when`` picks.
+
+    Args:
+        trainer: a PanopticTrainer.
+        fault: "nan loss", "inf loss", "nan gradient" (of a loss that is finite) or "nan buffer".
+        when: of the number of the iteration.
+    """
+
+    def change(model, arguments, losses):
+        if not when(trainer.iter):
+            return losses
+        name = next(iter(losses))
+        if fault == "nan buffer":
+            next(value for key, value in model.named_buffers() if key.endswith("running_var")).data.fill_(math.nan)
+            return losses
+        spoilt = {
+            "nan loss": losses[name] * math.nan,
+            "inf loss": losses[name] + math.inf,
+            "nan gradient": losses[name] + (losses[name] * 0).sqrt(),
+        }
+        return {**losses, name: spoilt[fault]}
+
+    trainer.model.register_forward_hook(change)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import weakref
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from panoptic_plugin.data.loader import build_test_loader, build_train_loader
 from panoptic_plugin.engine.averaging import CHECKPOINT_KEY, build_averaged_weights
 from panoptic_plugin.engine.best_checkpoint import BestCheckpointHook
 from panoptic_plugin.engine.checkpoint import PluginCheckpointer
+from panoptic_plugin.engine.checkpoint_file import load_checkpoint_file
 from panoptic_plugin.engine.exact_resume import data_state, restore_data, seed_iteration
 from panoptic_plugin.engine.hooks import EvaluationHook, SummaryHook
 from panoptic_plugin.engine.inference import for_inference
@@ -36,7 +38,7 @@ from panoptic_plugin.engine.termination import StopOnSignalHook
 from panoptic_plugin.engine.train_step import build_train_step
 from panoptic_plugin.engine.wandb_writer import check_wandb
 from panoptic_plugin.engine.writers import make_writers
-from panoptic_plugin.errors import OutOfMemoryError, UserError
+from panoptic_plugin.errors import CheckpointError, OutOfMemoryError, UserError
 from panoptic_plugin.evaluation.build import build_evaluator
 
 logger = logging.getLogger(__name__)
@@ -202,7 +204,18 @@ class PanopticTrainer(DefaultTrainer):
             self.before_step()
             self.run_step()
             self.after_step()
+        if self.start_iter == self.max_iter:
+            self._save_final()
         self.iter = self.max_iter  # tells the hooks that training has come to its end
+
+    def _save_final(self) -> None:
+        """Write the last model where a kill came between it and the checkpoint before, or where it is damaged."""
+        name = "model_final"
+        try:
+            load_checkpoint_file(Path(self.cfg.OUTPUT_DIR, f"{name}.pth"))
+        except CheckpointError:
+            self.iter = self.max_iter - 1  # as it is noted where the last iteration writes it
+            self.checkpointer.save(name, iteration=self.iter)
 
     def check_losses(self) -> None:
         """Look at the losses that were not read yet, and at the weights, before these are saved; all processes call it.
