@@ -27,8 +27,12 @@ def test_ids_of_the_scene_come_out_of_any_views(size, scales, flip, divisibility
     assert segments(found) == segments(expected)
     if 1.0 in scales and len(set(scales)) == 1:
         assert torch.equal(ids, true_ids)
-    # Other sizes know edges to a pixel of theirs only: ids may differ there, and nowhere else.
-    assert not ((ids != true_ids) & ~near_edges(true_ids)).any()
+    # Other sizes know edges to a pixel of theirs only. Elsewhere each segment is one of the scene, though centers of
+    # nearly the same height may be numbered in another order.
+    inside = ~near_edges(true_ids)
+    pairs = torch.stack([true_ids[inside], ids[inside]]).unique(dim=1)
+    assert pairs.shape[1] == len(expected["segments_info"])
+    assert torch.equal(pairs[0] // 1000, pairs[1] // 1000)
 
 
 def near_edges(ids: torch.Tensor) -> torch.Tensor:
