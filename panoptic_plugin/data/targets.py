@@ -1,58 +1,47 @@
 """Training targets, from a panoptic label map to what the losses compare with.
 
 Shapes: H, W are the label's height and width. All targets have that size; coordinates are (y, x) in pixels.
-The work of each segment is done inside its bounding box, and what depends on the segment alone is looked up in a
-table, so the cost grows with the image and hardly with the number of segments.
+A label is taken apart into runs once, see :mod:`panoptic_plugin.data.label_runs`: the cost grows with the image and
+hardly with the number of segments.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from scipy import ndimage
 
+from panoptic_plugin.data.label_runs import LabelRuns, find_runs
 from panoptic_plugin.registry import TARGET_GENERATOR_REGISTRY
 
 Segments = Sequence[dict[str, Any]]
 
+# Values of MODEL.PANOPTIC_DEEPLAB.INSTANCE_WEIGHT.MODE for which the loss has to know which pixels are one object.
+MODES_WITH_INSTANCES = ("instance_ce", "hist_ce")
 
-def index_segments(panoptic_ids: np.ndarray, segments_info: Segments) -> tuple[np.ndarray, dict[int, int]]:
-    """Number the segments 1, 2, ... as tables and bounding boxes need them.
 
-    Args:
-        panoptic_ids: int (H, W), ids of the dataset's PNG, at least 0.
-        segments_info: dicts with ``id``.
-
-    Returns:
-        int32 (H, W) holding each pixel's segment number, 0 where its id belongs to no segment; and id -> number.
-    """
-    numbers: dict[int, int] = {}
-    for segment in segments_info:
-        numbers.setdefault(int(segment["id"]), len(numbers) + 1)
-    highest = max(int(panoptic_ids.max(initial=0)), max(numbers, default=0))
-    table = np.zeros(highest + 1, dtype=np.int32)
-    for segment_id, number in numbers.items():
-        table[segment_id] = number
-    return table[panoptic_ids], numbers
+def number_segments(segments_info: Segments) -> dict[int, int]:
+    """Id of each segment -> its number 1, 2, ...; an id that is listed twice has one number."""
+    distinct = dict.fromkeys(int(segment["id"]) for segment in segments_info)
+    return {segment_id: number for number, segment_id in enumerate(distinct, start=1)}
 
 
 def semantic_target(
-    numbered: np.ndarray,
+    runs: LabelRuns,
     numbers: dict[int, int],
     segments_info: Segments,
     *,
     ignore_label: int,
     ignore_crowd: bool = False,
-) -> np.ndarray:
+) -> torch.Tensor:
     """Contiguous category of each pixel, int64 (H, W); ``ignore_label`` outside all segments (and in crowds)."""
     category = np.full(len(numbers) + 1, ignore_label, dtype=np.int64)
     for segment in segments_info:
         if not (ignore_crowd and segment["iscrowd"]):
             category[numbers[segment["id"]]] = segment["category_id"]
-    return category[numbered]
+    return torch.from_numpy(runs.spread(category[runs.numbers]))
 
 
 class SemanticTargets:
@@ -63,15 +52,15 @@ class SemanticTargets:
         self.ignore_crowd_in_semantic = ignore_crowd_in_semantic
 
     def __call__(self, panoptic_ids: np.ndarray, segments_info: Segments) -> dict[str, Any]:
-        numbered, numbers = index_segments(panoptic_ids, segments_info)
+        numbers = number_segments(segments_info)
         semantic = semantic_target(
-            numbered,
+            find_runs(panoptic_ids, list(numbers)),
             numbers,
             segments_info,
             ignore_label=self.ignore_label,
             ignore_crowd=self.ignore_crowd_in_semantic,
         )
-        return {"sem_seg": torch.from_numpy(semantic)}
+        return {"sem_seg": semantic}
 
 
 class PanopticDeepLabTargets:
@@ -88,6 +77,7 @@ class PanopticDeepLabTargets:
         small_instance_area: instances of fewer pixels are small.
         small_instance_weight: weight of small instances in the semantic loss (cut to an integer from 0 to 255).
         ignore_crowd_in_semantic: crowd groups get the ignore label.
+        with_instance_ids: make the target ``instance_ids`` too.
     """
 
     def __init__(
@@ -100,6 +90,7 @@ class PanopticDeepLabTargets:
         small_instance_area: int = 0,
         small_instance_weight: int = 1,
         ignore_crowd_in_semantic: bool = False,
+        with_instance_ids: bool = False,
     ):
         self.ignore_label = ignore_label
         self.thing_ids = frozenset(thing_ids)
@@ -108,6 +99,7 @@ class PanopticDeepLabTargets:
         self.small_instance_area = small_instance_area
         self.small_instance_weight = small_instance_weight
         self.ignore_crowd_in_semantic = ignore_crowd_in_semantic
+        self.with_instance_ids = with_instance_ids
         self._gaussian = _gaussian_patch(sigma)
 
     def __call__(self, panoptic_ids: np.ndarray, segments_info: Segments) -> dict[str, Any]:
@@ -120,70 +112,49 @@ class PanopticDeepLabTargets:
         Returns:
             sem_seg int64 (H, W); center float32 (H, W), 1 at each center; center_points, a list of [y, x];
             offset float32 (2, H, W), from a pixel to its center, y first; sem_seg_weights float32 (H, W);
-            center_weights and offset_weights float32 (1, H, W), 0 where the loss looks away.
+            center_weights and offset_weights float32 (1, H, W), 0 where the loss looks away; with
+            ``with_instance_ids`` also instance_ids int64 (H, W), 1 on the object of the first center point, 2 on that
+            of the second, ..., and 0 on stuff, crowds and pixels without a segment.
         """
-        numbered, numbers = index_segments(panoptic_ids, segments_info)
-        semantic = semantic_target(
-            numbered,
-            numbers,
-            segments_info,
-            ignore_label=self.ignore_label,
-            ignore_crowd=self.ignore_crowd_in_semantic,
-        )
-        center_seen, offset_seen = self._seen_by_losses(numbers, segments_info)
-        height, width = numbered.shape
-        semantic_weights = np.ones((height, width), dtype=np.float32)
-        center = np.zeros((height, width), dtype=np.float32)
-        offset = np.zeros((2, height, width), dtype=np.float32)
-        center_points: list[list[float]] = []
-        windows = ndimage.find_objects(numbered, max_label=len(numbers))
-        for segment in segments_info:
-            number = numbers[segment["id"]]
-            window = windows[number - 1]
-            if segment["category_id"] not in self.thing_ids or window is None:
-                continue
-            mask = numbered[window] == number
-            area = int(np.count_nonzero(mask))
-            if area < self.small_instance_area:
-                semantic_weights[window][mask] = np.uint8(self.small_instance_weight)
-            if segment["iscrowd"]:
-                continue
-            center_yx = _center_of_mass(mask, window, area)
-            center_points.append(list(center_yx))
-            self._draw_center(center, center_yx)
-            _write_offset(offset, mask, window, center_yx)
-        return {
-            "sem_seg": torch.from_numpy(semantic),
-            "center": torch.from_numpy(center),
+        numbers = number_segments(segments_info)
+        runs = find_runs(panoptic_ids, list(numbers))
+        areas, centers_y, centers_x = runs.areas(), *runs.centers_of_mass()
+        things = [one for one in segments_info if one["category_id"] in self.thing_ids and areas[numbers[one["id"]]]]
+        objects = [numbers[one["id"]] for one in things if not one["iscrowd"]]
+        center_points = [[centers_y[number], centers_x[number]] for number in objects]
+        small = [n for n in (numbers[one["id"]] for one in things) if areas[n] < self.small_instance_area]
+        labelled = [one for one in segments_info if not one["iscrowd"]]
+        with_offset = (s for s in labelled if not self.ignore_stuff_in_offset or s["category_id"] in self.thing_ids)
+        targets = {
+            "sem_seg": semantic_target(
+                runs,
+                numbers,
+                segments_info,
+                ignore_label=self.ignore_label,
+                ignore_crowd=self.ignore_crowd_in_semantic,
+            ),
+            "center": self._heatmap(runs.shape, center_points),
             "center_points": center_points,
-            "offset": torch.from_numpy(offset),
-            "sem_seg_weights": torch.from_numpy(semantic_weights),
-            "center_weights": torch.from_numpy(center_seen[numbered][None]),
-            "offset_weights": torch.from_numpy(offset_seen[numbered][None]),
+            "offset": _offset(runs, objects, centers_y, centers_x),
+            "sem_seg_weights": _plane(runs, small, np.uint8(self.small_instance_weight), elsewhere=1),
+            "center_weights": _plane(runs, (numbers[one["id"]] for one in labelled), 1)[None],
+            "offset_weights": _plane(runs, (numbers[one["id"]] for one in with_offset), 1)[None],
         }
+        if self.with_instance_ids:
+            targets["instance_ids"] = _plane(runs, objects, range(1, len(objects) + 1), dtype=np.int64)
+        return targets
 
-    def _seen_by_losses(self, numbers: dict[int, int], segments_info: Segments) -> tuple[np.ndarray, np.ndarray]:
-        """Two float32 tables over segment numbers: 1 where the center loss, the offset loss is taken."""
-        center_seen = np.zeros(len(numbers) + 1, dtype=np.float32)
-        offset_seen = np.zeros(len(numbers) + 1, dtype=np.float32)
-        for segment in segments_info:
-            if segment["iscrowd"]:
-                continue
-            center_seen[numbers[segment["id"]]] = 1
-            if not self.ignore_stuff_in_offset or segment["category_id"] in self.thing_ids:
-                offset_seen[numbers[segment["id"]]] = 1
-        return center_seen, offset_seen
-
-    def _draw_center(self, center: np.ndarray, center_yx: tuple[np.float64, np.float64]) -> None:
-        """Lay one Gaussian over the heatmap (H, W), in place; where two overlap, the higher value stays."""
+    def _heatmap(self, shape: tuple[int, int], center_points: Iterable[Sequence[np.float64]]) -> torch.Tensor:
+        """float32 (H, W): a Gaussian on each center; where two overlap, the higher value stays."""
+        center = np.zeros(shape, dtype=np.float32)
         reach = 3 * self.sigma + 1
-        height, width = center.shape
-        y, x = (round(coordinate) for coordinate in center_yx)
-        top, bottom = max(0, y - reach), min(height, y + reach + 1)
-        left, right = max(0, x - reach), min(width, x + reach + 1)
-        patch = self._gaussian[top - y + reach : bottom - y + reach, left - x + reach : right - x + reach]
-        region = center[top:bottom, left:right]
-        np.maximum(region, patch, out=region)
+        for point in center_points:
+            y, x = (round(coordinate) for coordinate in point)
+            top, left = max(0, y - reach), max(0, x - reach)
+            region = center[top : y + reach + 1, left : x + reach + 1]
+            patch = self._gaussian[top - y + reach :, left - x + reach :][: region.shape[0], : region.shape[1]]
+            np.maximum(region, patch, out=region)
+        return torch.from_numpy(center)
 
 
 def _gaussian_patch(sigma: int) -> np.ndarray:
@@ -194,25 +165,33 @@ def _gaussian_patch(sigma: int) -> np.ndarray:
     return np.exp(-squared / (2 * sigma**2)).astype(np.float32)
 
 
-def _center_of_mass(mask: np.ndarray, window: tuple[slice, slice], area: int) -> tuple[np.float64, np.float64]:
-    """Mean (y, x) of the mask's pixels in the whole image; sums of integers, so it is exact before the division."""
-    rows = np.count_nonzero(mask, axis=1)
-    columns = np.count_nonzero(mask, axis=0)
-    y_sum = np.dot(rows, np.arange(window[0].start, window[0].stop))
-    x_sum = np.dot(columns, np.arange(window[1].start, window[1].stop))
-    return np.float64(y_sum) / area, np.float64(x_sum) / area
+def _offset(runs: LabelRuns, objects: Sequence[int], centers_y: np.ndarray, centers_x: np.ndarray) -> torch.Tensor:
+    """float32 (2, H, W): way from each pixel of the objects (numbers) to its center, 0 elsewhere.
+
+    Args:
+        centers_y, centers_x: float64, by number.
+    """
+    # A float64 number minus a float32 array is computed in single precision by NumPy 1 and in double by NumPy 2, and
+    # Detectron2 subtracts these very types. Doing it in the same type gives the same bits under either.
+    precision = (np.float64(0) - np.zeros(1, dtype=np.float32)).dtype
+    is_object = np.isin(runs.numbers, objects)
+    inside = runs.spread(is_object)
+    numbers, lengths = runs.numbers[is_object], runs.lengths[is_object]
+    columns = np.broadcast_to(np.arange(runs.shape[1], dtype=precision), runs.shape)
+    y_way = centers_y[numbers].astype(precision) - runs.y[is_object].astype(precision)
+    offset = np.zeros((2, *runs.shape), dtype=np.float32)
+    offset[0][inside] = np.repeat(y_way, lengths)
+    offset[1][inside] = np.repeat(centers_x[numbers].astype(precision), lengths) - columns[inside]
+    return torch.from_numpy(offset)
 
 
-def _write_offset(
-    offset: np.ndarray, mask: np.ndarray, window: tuple[slice, slice], center_yx: tuple[np.float64, np.float64]
-) -> None:
-    """Way from each pixel of the mask to the center, into ``offset`` (2, H, W)."""
-    # A float64 scalar minus a float32 array is rounded differently by NumPy 1 and 2. Detectron2 subtracts these
-    # very types, so doing the same gives the same bits under either.
-    y_way = center_yx[0] - np.arange(window[0].start, window[0].stop, dtype=np.float32)
-    x_way = center_yx[1] - np.arange(window[1].start, window[1].stop, dtype=np.float32)
-    np.copyto(offset[0][window], y_way[:, None], where=mask, casting="same_kind")
-    np.copyto(offset[1][window], x_way[None, :], where=mask, casting="same_kind")
+def _plane(
+    runs: LabelRuns, numbers: Iterable[int], values: Any, *, elsewhere: float = 0, dtype: Any = np.float32
+) -> torch.Tensor:
+    """(H, W) of ``dtype``: a value, or one for each of the numbers, on the pixels of these segments."""
+    table = np.full(runs.num_segments + 1, elsewhere, dtype=dtype)
+    table[list(numbers)] = values
+    return torch.from_numpy(runs.spread(table[runs.numbers]))
 
 
 @TARGET_GENERATOR_REGISTRY.register()
@@ -226,6 +205,7 @@ def panoptic_deeplab(cfg, metadata) -> PanopticDeepLabTargets:
         small_instance_area=cfg.INPUT.SMALL_INSTANCE_AREA,
         small_instance_weight=cfg.INPUT.SMALL_INSTANCE_WEIGHT,
         ignore_crowd_in_semantic=cfg.INPUT.IGNORE_CROWD_IN_SEMANTIC,
+        with_instance_ids=_loss_needs_instances(cfg),
     )
 
 
@@ -235,3 +215,8 @@ def semantic(cfg, metadata) -> SemanticTargets:
     return SemanticTargets(
         ignore_label=metadata.ignore_label, ignore_crowd_in_semantic=cfg.INPUT.IGNORE_CROWD_IN_SEMANTIC
     )
+
+
+def _loss_needs_instances(cfg) -> bool:
+    weight = cfg.MODEL.get("PANOPTIC_DEEPLAB", {}).get("INSTANCE_WEIGHT", {})
+    return weight.get("MODE", "") in MODES_WITH_INSTANCES
