@@ -19,6 +19,14 @@ Training targets by name: ``callable(cfg, metadata) -> generator`` where
 the dataset's PNG, segments_info the list of its segments with contiguous category ids.
 """
 
+SEMANTIC_BRANCH_REGISTRY = Registry("SEMANTIC_BRANCH")
+SEMANTIC_BRANCH_REGISTRY.__doc__ = """
+Semantic branches of the joint network by name: ``callable(cfg, input_shape) -> module`` with ``num_classes``,
+``feature_channels`` (or None), ``activation`` ("softmax" or "sigmoid"), ``uses_shared_features``,
+``forward(images, shared_features=None) -> SemanticOutput`` and
+``losses(output, targets, weights) -> dict[str, Tensor]``.
+"""
+
 TTA_REGISTRY = Registry("TTA")
 TTA_REGISTRY.__doc__ = """
 Test-time augmentation of a meta-architecture, by its name and "WithTTA": ``callable(model, cfg.TEST.AUG) -> module``
