@@ -58,16 +58,18 @@ def find_runs(ids: np.ndarray, segment_ids: Sequence[int]) -> LabelRuns:
         segment_ids: N different ids, which get the numbers 1 to N.
     """
     height, width = ids.shape
-    begins = np.ones((height, width), dtype=bool)
-    np.not_equal(ids[:, 1:], ids[:, :-1], out=begins[:, 1:])
+    flat = ids.ravel()
+    begins = np.ones(ids.size, dtype=bool)
+    np.not_equal(flat[1:], flat[:-1], out=begins[1:])
+    begins[:: max(width, 1)] = True
     starts = np.flatnonzero(begins)
-    y, x = np.divmod(starts, max(width, 1))
+    y = starts // max(width, 1)
     return LabelRuns(
         shape=(height, width),
         y=y,
-        x=x,
+        x=starts - y * width,
         lengths=np.diff(starts, append=ids.size),
-        numbers=_number(ids[y, x], segment_ids),
+        numbers=_number(flat[starts], segment_ids),
         num_segments=len(segment_ids),
     )
 
@@ -79,6 +81,7 @@ def _number(values: np.ndarray, segment_ids: Sequence[int]) -> np.ndarray:
         return np.zeros(len(values), dtype=np.int64)
     # A table over 24-bit ids would be faster to look up, but its memory is slower to get than all of this takes.
     order = np.argsort(listed)
-    place = np.searchsorted(listed, values.astype(np.int64), sorter=order)
-    number = order[np.minimum(place, len(listed) - 1)]
-    return np.where(listed[number] == values, number + 1, 0)
+    ascending = listed[order]
+    place = np.searchsorted(ascending, values.astype(np.int64))
+    place[place == len(ascending)] = 0
+    return np.where(ascending[place] == values, order[place] + 1, 0)

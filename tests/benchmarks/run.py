@@ -56,6 +56,7 @@ ROWS = (
     "instance_ap",
     "semantic_evaluation",
     "panoptic_evaluator",
+    "targets",
 )
 RECORD_KEYS = ("row", "case", "ours_ms", "reference_ms", "ratio", "reference", "equal", "equality", "asked")
 

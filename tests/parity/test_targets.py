@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 from detectron2.projects.panoptic_deeplab.target_generator import PanopticDeepLabTargetGenerator
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from panoptic_plugin.data.targets import PanopticDeepLabTargets
 
@@ -90,3 +92,69 @@ def test_crowd_has_no_center_where_detectron2_draws_one(ignore):
     assert ours["center_points"] == expected["center_points"]
     assert len(theirs["center_points"]) > len(ours["center_points"])
     assert_same(ours, theirs, ("sem_seg", "sem_seg_weights", "center_weights", "offset_weights"))
+
+
+def assert_same_to_the_bit(options, ids, segments):
+    ours, theirs = both(options, ids, segments)
+    assert set(ours) == set(theirs)
+    assert_same(ours, theirs)
+    assert all(ours[key].numpy().tobytes() == theirs[key].numpy().tobytes() for key in TENSORS)
+    assert ours["center_points"] == theirs["center_points"]
+
+
+# Height, width, segments (all in the picture where there are pixels enough), ids.
+SHAPES = {
+    "a row": (1, 97, 9, 30000),
+    "a column": (89, 1, 9, 30000),
+    "a pixel": (1, 1, 1, 30000),
+    "more than a byte counts": (40, 51, 300, 2**24 - 1),
+    "small ids": (33, 47, 40, 60),
+    "as many segments as pixels": (5, 7, 35, 70000),
+}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("dtype", [np.int32, np.int64])
+def test_bit_equal_whatever_the_shape_and_the_ids(name, dtype):
+    height, width, num_segments, largest_id = SHAPES[name]
+    rng = np.random.default_rng(height)
+    chosen = rng.choice(np.arange(1, largest_id + 1), num_segments, replace=False)
+    ids = rng.choice([0, *chosen], (height, width)).astype(dtype)
+    ids.reshape(-1)[: len(chosen)] = chosen
+    segments = [{"id": int(one), "category_id": int(rng.choice([0, 3, *THINGS])), "iscrowd": 0} for one in chosen]
+    for options in OPTIONS:
+        assert_same_to_the_bit(options, ids, segments)
+
+
+@pytest.mark.parametrize("flipped", [np.s_[:, ::-1], np.s_[::-1], np.s_[7:40:2, 3:60]])
+def test_bit_equal_on_views(flipped):
+    ids, segments = random_scene(5)
+    assert_same_to_the_bit({"sigma": 4}, ids[flipped], segments)
+
+
+def test_a_center_between_two_pixels_goes_to_the_even_one():
+    ids = np.zeros((12, 15), dtype=np.int32)
+    ids[2:4, 3:5], ids[5:9, 6:14] = 1, 2
+    segments = [{"id": number, "category_id": 11, "iscrowd": 0} for number in (1, 2)]
+    assert_same_to_the_bit({"sigma": 1}, ids, segments)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 24), st.integers(1, 24), st.integers(0, 7), st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_bit_equal_on_any_label(seed, height, width, num_segments, smooth):
+    """Ids that no segment has, segments without pixels, the id 0 as a segment, labels in blocks and in dust."""
+    rng = np.random.default_rng(seed)
+    pool = rng.choice(2**24, 9, replace=False) * rng.integers(0, 2, 9)
+    block = 4 if smooth else 1
+    small = rng.choice(pool, (height // block + 1, width // block + 1))
+    ids = np.kron(small, np.ones((block, block), dtype=np.int64))[:height, :width].astype(np.int32)
+    listed = rng.permutation(np.unique(pool))[:num_segments]
+    segments = [{"id": int(one), "category_id": int(rng.choice([0, 3, *THINGS])), "iscrowd": 0} for one in listed]
+    options = {
+        "sigma": int(rng.integers(1, 9)),
+        "ignore_stuff_in_offset": bool(rng.integers(2)),
+        "small_instance_area": int(rng.integers(0, 200)),
+        "small_instance_weight": int(rng.integers(0, 5)),
+        "ignore_crowd_in_semantic": bool(rng.integers(2)),
+    }
+    assert_same_to_the_bit(options, ids, segments)
