@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import time
+import traceback
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +17,15 @@ from panoptic_plugin.engine.loss_log import file_names
 GIB = 2**30
 # Where workers leave the batches for the training process.
 SHARED_MEMORY = "/dev/shm"
+# Where a worker's death is met while its batch is on the way: PyTorch passes tensors on through multiprocessing.
+LOADER_FILE = "torch/utils/data/dataloader.py"
+LOST_WORKER = re.compile(r"DataLoader worker.*(killed|exited|bus error)", re.IGNORECASE)
+NOTICE_SECONDS = 2.0
+TRANSFER_FILES = (
+    "multiprocessing/connection.py",
+    "multiprocessing/resource_sharer.py",
+    "multiprocessing/reductions.py",
+)
 
 
 def explain(error: BaseException, cfg, iteration: int, batch: Any) -> str:
@@ -40,18 +51,39 @@ def explain(error: BaseException, cfg, iteration: int, batch: Any) -> str:
 
 def explain_lost_worker(error: BaseException, cfg, iteration: int) -> str:
     """One sentence where a worker of the data loader was killed, which is mostly for want of memory; else ""."""
+    lost_in_transfer = _lost_in_transfer(error)
+    if lost_in_transfer:
+        error = _notice_of_death() or error
     text = " ".join(str(error).split())
-    if not (isinstance(error, RuntimeError) and re.search(r"DataLoader worker.*(killed|exited|bus error)", text, re.I)):
+    reported = isinstance(error, RuntimeError) and LOST_WORKER.search(text)
+    if not (reported or lost_in_transfer):
         return ""
     shared = shutil.disk_usage(SHARED_MEMORY) if os.path.isdir(SHARED_MEMORY) else None
     size = f" (now {shared.total / GIB:.1f} GiB, {shared.free / GIB:.1f} free)" if shared else ""
     return (
-        f"the data loader lost a worker in iteration {iteration}: {text.rstrip('. ')}. Where nobody has killed it, the "
-        f"machine had too little memory for it. Lower DATALOADER.NUM_WORKERS ({cfg.DATALOADER.NUM_WORKERS}; 0 loads in "
+        f"the data loader lost a worker in iteration {iteration}: {text.rstrip('. ') or type(error).__name__}. Where "
+        f"nobody has killed it, the machine had too little memory for it. Lower DATALOADER.NUM_WORKERS ({cfg.DATALOADER.NUM_WORKERS}; 0 loads in "
         f"the training process) or SOLVER.IMS_PER_BATCH ({cfg.SOLVER.IMS_PER_BATCH}); after a bus error enlarge "
         f"{SHARED_MEMORY}{size}, in a container with --shm-size. The last checkpoint is intact, and --resume goes on "
         "from it"
     )
+
+
+def _lost_in_transfer(error: BaseException) -> bool:
+    """Whether a worker was gone when a batch that it had announced was fetched from it."""
+    if not isinstance(error, (ConnectionError, EOFError, FileNotFoundError)):
+        return False
+    frames = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return any(name.endswith(LOADER_FILE) for name in frames) and frames[-1].endswith(TRANSFER_FILES)
+
+
+def _notice_of_death() -> RuntimeError | None:
+    """What PyTorch's handler of SIGCHLD raises wherever Python is then: better here than while an error is under way."""
+    try:
+        time.sleep(NOTICE_SECONDS)
+    except RuntimeError as notice:
+        return notice
+    return None
 
 
 def _in_use() -> str:
