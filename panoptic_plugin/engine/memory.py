@@ -17,15 +17,11 @@ from panoptic_plugin.engine.loss_log import file_names
 GIB = 2**30
 # Where workers leave the batches for the training process.
 SHARED_MEMORY = "/dev/shm"
-# Where a worker's death is met while its batch is on the way: PyTorch passes tensors on through multiprocessing.
-LOADER_FILE = "torch/utils/data/dataloader.py"
 LOST_WORKER = re.compile(r"DataLoader worker.*(killed|exited|bus error)", re.IGNORECASE)
+# Where its death is met while its batch is under way.
+LOADER_FILE = "torch/utils/data/dataloader.py"
+TRANSFER_FILES = tuple(f"multiprocessing/{name}.py" for name in ("connection", "resource_sharer", "reductions"))
 NOTICE_SECONDS = 2.0
-TRANSFER_FILES = (
-    "multiprocessing/connection.py",
-    "multiprocessing/resource_sharer.py",
-    "multiprocessing/reductions.py",
-)
 
 
 def explain(error: BaseException, cfg, iteration: int, batch: Any) -> str:
@@ -60,12 +56,12 @@ def explain_lost_worker(error: BaseException, cfg, iteration: int) -> str:
         return ""
     shared = shutil.disk_usage(SHARED_MEMORY) if os.path.isdir(SHARED_MEMORY) else None
     size = f" (now {shared.total / GIB:.1f} GiB, {shared.free / GIB:.1f} free)" if shared else ""
+    reason = text.rstrip(". ") or type(error).__name__
     return (
-        f"the data loader lost a worker in iteration {iteration}: {text.rstrip('. ') or type(error).__name__}. Where "
-        f"nobody has killed it, the machine had too little memory for it. Lower DATALOADER.NUM_WORKERS ({cfg.DATALOADER.NUM_WORKERS}; 0 loads in "
-        f"the training process) or SOLVER.IMS_PER_BATCH ({cfg.SOLVER.IMS_PER_BATCH}); after a bus error enlarge "
-        f"{SHARED_MEMORY}{size}, in a container with --shm-size. The last checkpoint is intact, and --resume goes on "
-        "from it"
+        f"the data loader lost a worker in iteration {iteration}: {reason}. Where nobody has killed it, the machine had "
+        f"too little memory for it. Lower DATALOADER.NUM_WORKERS ({cfg.DATALOADER.NUM_WORKERS}; 0 loads in the training "
+        f"process) or SOLVER.IMS_PER_BATCH ({cfg.SOLVER.IMS_PER_BATCH}); after a bus error enlarge {SHARED_MEMORY}"
+        f"{size}, in a container with --shm-size. The last checkpoint is intact, and --resume goes on from it"
     )
 
 
@@ -78,7 +74,7 @@ def _lost_in_transfer(error: BaseException) -> bool:
 
 
 def _notice_of_death() -> RuntimeError | None:
-    """What PyTorch's handler of SIGCHLD raises wherever Python is then: better here than while an error is under way."""
+    """What PyTorch's handler of SIGCHLD raises wherever Python is then: better here than later."""
     try:
         time.sleep(NOTICE_SECONDS)
     except RuntimeError as notice:
