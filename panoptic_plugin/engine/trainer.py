@@ -170,7 +170,6 @@ class PanopticTrainer(DefaultTrainer):
             UserError: a file of the dataset cannot be used, or the device has too little memory.
             FloatingPointError: a loss or gradient is not finite.
         """
-        logger.info("Starting training from iteration %d", self.start_iter)
         self.iter = self.start_iter
         with EventStorage(self.start_iter) as self.storage:
             try:
@@ -198,6 +197,8 @@ class PanopticTrainer(DefaultTrainer):
         self._seed = getattr(loader, "seed", self._seed)
         note_start(self.cfg, command=sys.argv, start_iter=self.start_iter, data=data_state(loader, self.cfg))
         self.before_train()
+        # From here on the hooks heed signals.
+        logger.info("Starting training from iteration %d", self.start_iter)
         for iteration in range(self.start_iter, self.max_iter):
             self.iter = iteration
             seed_iteration(self._seed, iteration)
