@@ -5,7 +5,7 @@ and turned back, then averaged: probabilities of the classes, and whatever else 
 result is made of the averages once, so that no instances of different views have to be matched.
 
 A system joins by a subclass of :class:`TestTimeAugmentation` that is registered as ``<its meta-architecture>WithTTA``.
-That of Panoptic-DeepLab is in ``panoptic_deeplab/tta.py``.
+For those with center heatmaps and offsets most of it is in ``center_offset_tta.py``.
 """
 
 from __future__ import annotations

@@ -5,7 +5,6 @@ Parameters have the names of Detectron2's ``PanopticDeepLab``, so checkpoints lo
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,188 +14,55 @@ from detectron2.modeling.backbone import Backbone
 from detectron2.projects.panoptic_deeplab.panoptic_seg import INS_EMBED_BRANCHES_REGISTRY
 from torch import nn
 
-from panoptic_plugin.errors import ConfigError
-from panoptic_plugin.postprocessing.merge import thing_table
-from panoptic_plugin.postprocessing.panoptic_deeplab import panoptic_from_semantic
-from panoptic_plugin.postprocessing.resize import offsets_to_output_size, to_output_size
-from panoptic_plugin.postprocessing.semantic import SemanticLogits, classify, logits_of_result
 from panoptic_plugin.registry import lookup
-from panoptic_plugin.systems.base import (
-    Batch,
-    PanopticSystem,
-    build_named_backbone,
-    build_named_sem_seg_head,
-    output_size,
-    panoptic_output,
-)
-from panoptic_plugin.systems.metadata import panoptic_classes
-
-INSTANCE_TARGETS = ("center", "center_weights", "offset", "offset_weights")
+from panoptic_plugin.systems.base import Batch, build_named_backbone, build_named_sem_seg_head
+from panoptic_plugin.systems.center_offset import CenterOffsetSystem, center_offset_arguments
 
 
 @META_ARCH_REGISTRY.register()
-class PluginPanopticDeepLab(PanopticSystem):
-    """Semantic logits, a center heatmap and offsets, grouped to a panoptic segmentation."""
+class PluginPanopticDeepLab(CenterOffsetSystem):
+    """One backbone, a semantic head and an instance head."""
 
     @configurable
-    def __init__(
-        self,
-        *,
-        sem_seg_head: nn.Module,
-        ins_embed_head: nn.Module,
-        thing_ids: Sequence[int],
-        label_divisor: int,
-        stuff_area: int,
-        center_threshold: float,
-        nms_kernel: int,
-        top_k: int,
-        predict_instances: bool,
-        return_logits: bool = True,
-        **system_arguments: Any,
-    ) -> None:
+    def __init__(self, *, sem_seg_head: nn.Module, ins_embed_head: nn.Module, **system_arguments: Any) -> None:
         """
         Args:
             sem_seg_head: ``(features, targets, weights) -> (logits, losses)``.
             ins_embed_head: ``(features, center, center_weights, offset, offset_weights) -> (heatmap, offsets,
                 center losses, offset losses)``.
-            thing_ids: contiguous ids of the thing classes.
-            label_divisor: ``panoptic id = category * label_divisor + instance``.
-            stuff_area: stuff of fewer pixels becomes void.
-            center_threshold: lowest heatmap value of a center.
-            nms_kernel: window in which a center is the highest value.
-            top_k: at most so many instances an image.
-            predict_instances: whether results hold ``instances`` too.
-            return_logits: whether ``sem_seg`` of results is logits (C, H, W) or the categories (H, W). The latter
-                is several times as fast to make on a CPU; it can be changed at any time.
-            system_arguments: those of :class:`PanopticSystem`.
+            system_arguments: those of :class:`~panoptic_plugin.systems.center_offset.CenterOffsetSystem`.
         """
         super().__init__(**system_arguments)
         self.sem_seg_head = sem_seg_head
         self.ins_embed_head = ins_embed_head
-        self.predict_instances = predict_instances
-        self.return_logits = return_logits
-        self.thing_ids = tuple(thing_ids)
-        self.postprocessing_arguments: dict[str, Any] = {
-            "thing_ids": self.thing_ids,
-            "label_divisor": label_divisor,
-            "stuff_area": stuff_area,
-            "threshold": center_threshold,
-            "nms_kernel": nms_kernel,
-            "top_k": top_k,
-        }
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        system = cfg.MODEL.PANOPTIC_DEEPLAB
-        classes = panoptic_classes(cfg.DATASETS.TRAIN, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES)
-        _check_config(cfg, classes.label_divisor)
+        arguments = center_offset_arguments(cfg)
         instance_head = lookup(INS_EMBED_BRANCHES_REGISTRY, cfg.MODEL.INS_EMBED_HEAD.NAME, "MODEL.INS_EMBED_HEAD.NAME")
         backbone: Backbone = build_named_backbone(cfg)
         return {
+            **arguments,
             "backbone": backbone,
             "sem_seg_head": build_named_sem_seg_head(cfg, backbone.output_shape()),
             "ins_embed_head": instance_head(cfg, backbone.output_shape()),
-            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
-            "pixel_std": cfg.MODEL.PIXEL_STD,
-            "size_divisibility": system.SIZE_DIVISIBILITY,
-            "timer_enabled": system.BENCHMARK_NETWORK_SPEED,
-            "thing_ids": classes.thing_ids,
-            "label_divisor": classes.label_divisor,
-            "stuff_area": system.STUFF_AREA,
-            "center_threshold": system.CENTER_THRESHOLD,
-            "nms_kernel": system.NMS_KERNEL,
-            "top_k": system.TOP_K_INSTANCE,
-            "predict_instances": system.PREDICT_INSTANCES,
-            "return_logits": system.get("RETURN_LOGITS", True),
         }
 
-    def forward(self, batched_inputs: Batch) -> dict[str, torch.Tensor] | list[dict[str, Any]]:
-        """Losses in training, results in evaluation.
-
-        Args:
-            batched_inputs: one dict an image: ``image`` uint8 or float (3, H, W) in INPUT.FORMAT order; in training
-                ``sem_seg`` int64 (H, W), ``sem_seg_weights`` (H, W, optional), ``center`` (H, W),
-                ``center_weights`` (1, H, W), ``offset`` (2, H, W), ``offset_weights`` (1, H, W); in evaluation
-                ``height`` and ``width`` of the result (default: those of the image).
-
-        Returns:
-            In training ``loss_sem_seg``, ``loss_center``, ``loss_offset``. In evaluation one dict an image, see
-            :func:`~panoptic_plugin.systems.base.panoptic_output`.
-        """
-        if self.training:
-            return self.losses(batched_inputs)
-        with self.timer.measure("network", self.device, len(batched_inputs)):
-            images = self.images(batched_inputs)
-            logits, heatmaps, offsets = self.predict(images.tensor, enlarge_logits=self.return_logits)
-        with self.timer.measure("postprocessing", self.device, len(batched_inputs)):
-            per_image = zip(logits, heatmaps, offsets, images.image_sizes, batched_inputs, strict=True)
-            return [self.postprocess(*outputs) for outputs in per_image]
-
     def losses(self, batched_inputs: Batch) -> dict[str, torch.Tensor]:
-        """The three losses of a batch; see :meth:`forward` for its keys."""
+        """``loss_sem_seg``, ``loss_center`` and ``loss_offset`` of a batch; see :meth:`forward` for its keys."""
         images = self.images(batched_inputs)
         semantic = self.targets(batched_inputs, "sem_seg", self.sem_seg_head.ignore_value)
-        has_weights = "sem_seg_weights" in batched_inputs[0]
-        weights = self.targets(batched_inputs, "sem_seg_weights") if has_weights else None
-        center, center_weights, offset, offset_weights = (self.targets(batched_inputs, key) for key in INSTANCE_TARGETS)
+        weights = self.semantic_weights(batched_inputs)
+        targets = self.instance_targets(batched_inputs)
         features = self.backbone(images.tensor)
         _, losses = self.sem_seg_head(features, semantic, weights)
-        _, _, center_losses, offset_losses = self.ins_embed_head(
-            features, center.unsqueeze(1), center_weights, offset, offset_weights
-        )
+        _, _, center_losses, offset_losses = self.ins_embed_head(features, *targets)
         return {**losses, **center_losses, **offset_losses}
 
     def predict(
         self, images: torch.Tensor, *, enlarge_logits: bool = True
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Normalised images (N, 3, H, W) to logits (N, C, H, W), heatmaps (N, 1, H, W) and offsets (N, 2, H, W).
-
-        Logits that are not enlarged are those of the common stride, (N, C, h, w).
-        """
         features = self.backbone(images)
         logits = self.sem_seg_head(features)[0] if enlarge_logits else self.sem_seg_head.layers(features)
         heatmaps, offsets, _, _ = self.ins_embed_head(features)
         return logits, heatmaps, offsets
-
-    def postprocess(
-        self,
-        logits: torch.Tensor,
-        heatmap: torch.Tensor,
-        offsets: torch.Tensor,
-        image_size: tuple[int, int],
-        sample: Mapping[str, Any],
-    ) -> dict[str, Any]:
-        """One image's outputs of the padded network input, as :meth:`predict` gives them, to its result."""
-        size = output_size(sample, image_size)
-        stride = 1 if self.return_logits else self.sem_seg_head.common_stride
-        return self.result_of_maps(
-            logits_of_result(logits.float(), stride, image_size, size),
-            to_output_size(heatmap.float(), image_size, size),
-            offsets_to_output_size(offsets.float(), image_size, size),
-        )
-
-    def result_of_maps(self, source: SemanticLogits, heatmap: torch.Tensor, offsets: torch.Tensor) -> dict[str, Any]:
-        """Outputs at the size of the result, heatmap (1, H, W) and offsets (2, H, W) in its pixels, to the result."""
-        semantic = classify(source, thing_table(self.thing_ids, source.num_classes, heatmap.device))
-        panoptic, segments = panoptic_from_semantic(source, semantic, heatmap, offsets, **self.postprocessing_arguments)
-        shown = source.whole() if self.return_logits else semantic.labels
-        return panoptic_output(
-            shown, panoptic, segments, predict_instances=self.predict_instances, thing_pixels=semantic.pixels
-        )
-
-
-def _check_config(cfg: CfgNode, label_divisor: int) -> None:
-    """Keys that contradict each other or the dataset; raises ConfigError."""
-    system, separable = cfg.MODEL.PANOPTIC_DEEPLAB, cfg.MODEL.SEM_SEG_HEAD.USE_DEPTHWISE_SEPARABLE_CONV
-    if separable != system.USE_DEPTHWISE_SEPARABLE_CONV:
-        raise ConfigError(
-            f"MODEL.PANOPTIC_DEEPLAB.USE_DEPTHWISE_SEPARABLE_CONV is {system.USE_DEPTHWISE_SEPARABLE_CONV} and "
-            f"MODEL.SEM_SEG_HEAD.USE_DEPTHWISE_SEPARABLE_CONV is {separable}; set both to the same value"
-        )
-    if system.NMS_KERNEL < 1:
-        raise ConfigError(f"MODEL.PANOPTIC_DEEPLAB.NMS_KERNEL is {system.NMS_KERNEL}, expected at least 1 pixel")
-    if not 1 <= system.TOP_K_INSTANCE < label_divisor:
-        raise ConfigError(
-            f"MODEL.PANOPTIC_DEEPLAB.TOP_K_INSTANCE is {system.TOP_K_INSTANCE}, expected 1 to {label_divisor - 1}, "
-            "what the label_divisor of the dataset can number"
-        )
