@@ -2,7 +2,7 @@
 
 Source: https://arxiv.org/abs/1908.07919. Module names are those of the official ImageNet checkpoints and of the
 published Panoptic-DeepLab models. Upsampling is bilinear with aligned corners, as in the published segmentation
-models; the official classification code repeats pixels instead, with the same names.
+models; NVIDIA's do not align them, and the official classification code repeats pixels, with the same names.
 
 Shape legend: N images, H x W pixels, C the width (48 in W48). Branch b = 0..3 has ``C * 2**b`` channels and stride
 ``4 * 2**b``; the last stage's branches are the features res2 to res5. Sizes are rounded up, so any H and W will do.
@@ -42,8 +42,8 @@ STAGES = (
 class NormTable:
     """Makes convolutions without bias and norms, all of one kind; what every module below is built from."""
 
-    def __init__(self, norm: str, bn_eps: float) -> None:
-        self.name, self.eps = norm, bn_eps
+    def __init__(self, norm: str, bn_eps: float, align_corners: bool = True) -> None:
+        self.name, self.eps, self.align_corners = norm, bn_eps, align_corners
 
     def norm(self, channels: int) -> nn.Module:
         return make_norm(self.name, channels, eps=self.eps)
@@ -93,6 +93,7 @@ class HighResolutionModule(nn.Module):
 
     def __init__(self, widths: Sequence[int], blocks: int, make: NormTable) -> None:
         super().__init__()
+        self.align_corners = make.align_corners
         self.branches = nn.ModuleList(
             nn.Sequential(*(ResidualBlock((width,) * 3, (3, 3), make) for _ in range(blocks))) for width in widths
         )
@@ -106,11 +107,10 @@ class HighResolutionModule(nn.Module):
         features = [branch(x) for branch, x in zip(self.branches, features, strict=True)]
         return [F.relu(self._fuse(layers, features, target)) for target, layers in enumerate(self.fuse_layers)]
 
-    @staticmethod
-    def _fuse(layers: nn.Module, features: Sequence[torch.Tensor], target: int) -> torch.Tensor:
+    def _fuse(self, layers: nn.Module, features: Sequence[torch.Tensor], target: int) -> torch.Tensor:
         assert isinstance(layers, nn.ModuleList)
         size = features[target].shape[-2:]
-        terms = [_resize(layer(x), size) for layer, x in zip(layers, features, strict=True)]
+        terms = [_resize(layer(x), size, self.align_corners) for layer, x in zip(layers, features, strict=True)]
         return reduce(torch.add, terms)  # from the first to the last branch, as the official code rounds
 
 
@@ -124,10 +124,10 @@ def _fuse_layer(widths: Sequence[int], source: int, target: int, make: NormTable
     return nn.Sequential(*steps, make.conv_norm(widths[source], widths[target], stride=2))
 
 
-def _resize(x: torch.Tensor, size: torch.Size) -> torch.Tensor:
+def _resize(x: torch.Tensor, size: torch.Size, align_corners: bool) -> torch.Tensor:
     if x.shape[-2:] == size:
         return x
-    return F.interpolate(x, size=size, mode="bilinear", align_corners=True)
+    return F.interpolate(x, size=size, mode="bilinear", align_corners=align_corners)
 
 
 class HRNet(Backbone):
@@ -141,6 +141,7 @@ class HRNet(Backbone):
         blocks: residual blocks in each branch of a module.
         norm: see :func:`~panoptic_plugin.layers.norm.make_norm`.
         bn_eps: of the batch norms.
+        align_corners: how a branch is enlarged to the size of another.
         freeze_at: 1 freezes the stem, 2 also layer1, 3 stage2, 4 stage3, 5 all, with the transitions before them.
 
     Raises:
@@ -158,6 +159,7 @@ class HRNet(Backbone):
         blocks: int = 4,
         norm: str = "BN",
         bn_eps: float = 1e-5,
+        align_corners: bool = True,
         freeze_at: int = 0,
     ) -> None:
         super().__init__()
@@ -167,7 +169,7 @@ class HRNet(Backbone):
                 f"{list(modules)} and MODEL.HRNET.BLOCKS {blocks}, expected a positive number, three "
                 "positive numbers and a positive number; the published networks have [1, 4, 3] and 4"
             )
-        make = NormTable(norm, bn_eps)
+        make = NormTable(norm, bn_eps, align_corners)
         widths = [width << branch for branch in range(len(FEATURES))]
         self._out_features = check_out_features(out_features, "d2_hrnet")
         self._out_feature_channels = dict(zip(FEATURES, widths, strict=True))
@@ -203,6 +205,7 @@ class HRNet(Backbone):
             "blocks": cfg.MODEL.HRNET.BLOCKS,
             "norm": resnets.NORM,
             "bn_eps": resnets.BN_EPS,
+            "align_corners": cfg.MODEL.HRNET.get("ALIGN_CORNERS", True),
             "freeze_at": cfg.MODEL.BACKBONE.FREEZE_AT,
         }
 
@@ -210,10 +213,22 @@ class HRNet(Backbone):
     def size_divisibility(self) -> int:
         return 32
 
-    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Images (N, C, H, W), normalised floats, to the features by name; shapes are in the module's legend."""
+    @property
+    def stem_channels(self) -> int:
+        """Channels of the stem's output, and of what :meth:`forward` adds to it."""
+        return STEM_CHANNELS
+
+    def forward(self, x: torch.Tensor, stem_input: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
+        """Images (N, C, H, W), normalised floats, to the features by name; shapes are in the module's legend.
+
+        Args:
+            x: the images.
+            stem_input: float (N, ``stem_channels``, ceil(H / 4), ceil(W / 4)), added to the stem's output before its
+                last ReLU: what else is known of the images.
+        """
         x = F.relu(self.bn1(self.conv1(x)))
-        x = F.relu(self.bn2(self.conv2(x)))
+        x = self.bn2(self.conv2(x))
+        x = F.relu(x if stem_input is None else x + stem_input)
         branches = [self.layer1(x)]
         branches = self.stage2(_widen(self.transition1, branches))
         branches = self.stage3(_widen(self.transition2, branches))
