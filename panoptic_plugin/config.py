@@ -17,6 +17,7 @@ from detectron2.config import get_cfg as get_detectron2_cfg
 from panoptic_plugin.backbones.config import add_backbone_config
 from panoptic_plugin.config_files import base_chain
 from panoptic_plugin.errors import ConfigError
+from panoptic_plugin.heads.config import add_head_config
 from panoptic_plugin.registry import suggestion
 from panoptic_plugin.systems.panoptic_deeplab.config import add_panoptic_deeplab_keys
 
@@ -26,6 +27,7 @@ def get_cfg() -> CfgNode:
     cfg = get_detectron2_cfg()
     add_panoptic_deeplab_keys(cfg)
     add_backbone_config(cfg)
+    add_head_config(cfg)
     _add_common_keys(cfg)
     return cfg
 

@@ -16,6 +16,8 @@ def add_backbone_config(cfg: CfgNode) -> None:
     cfg.MODEL.HRNET.MODULES = [1, 4, 3]
     # Residual blocks in each branch of a module.
     cfg.MODEL.HRNET.BLOCKS = 4
+    # How a branch is enlarged to the size of another: HRNet's weights want True, NVIDIA's False.
+    cfg.MODEL.HRNET.ALIGN_CORNERS = True
 
 
 def with_backbone_keys(cfg: CfgNode) -> CfgNode:

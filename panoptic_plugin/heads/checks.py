@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
+from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 
 from panoptic_plugin.errors import ConfigError
@@ -70,12 +72,34 @@ def crop_size(*, crop_enabled: bool, crop_type: str, size: Sequence[float]) -> t
     return int(size[0]), int(size[1])
 
 
-def check_semantic_loss(loss_type: str, top_k: float) -> None:
-    """Raise a ConfigError for an unknown loss or a fraction outside (0, 1]."""
+def check_semantic_loss(loss_type: str, top_k: float, key: str = "MODEL.SEM_SEG_HEAD.LOSS_TYPE") -> None:
+    """Raise a ConfigError for an unknown loss, read from ``key``, or a fraction outside (0, 1]."""
     if loss_type not in SEMANTIC_LOSSES:
         hint = suggestion(str(loss_type), list(SEMANTIC_LOSSES))
-        raise ConfigError(f"MODEL.SEM_SEG_HEAD.LOSS_TYPE is {loss_type!r}. {hint}")
+        raise ConfigError(f"{key} is {loss_type!r}. {hint}")
     if not 0 < top_k <= 1:
         raise ConfigError(
             f"MODEL.SEM_SEG_HEAD.LOSS_TOP_K is {top_k}, expected a fraction of the pixels, above 0 and at most 1"
+        )
+
+
+def ohem_options(cfg: CfgNode) -> dict[str, Any]:
+    """The arguments of a SemanticLoss for "ohem" from MODEL.SEM_SEG_HEAD; none where a foreign config lacks the keys.
+
+    Raises:
+        ConfigError: no probability, or a negative number of pixels.
+    """
+    head = cfg.MODEL.SEM_SEG_HEAD
+    if "OHEM_THRESH" not in head:
+        return {}
+    check_ohem(head.OHEM_THRESH, head.OHEM_MIN_KEPT, "MODEL.SEM_SEG_HEAD")
+    return {"ohem_threshold": head.OHEM_THRESH, "ohem_min_kept": head.OHEM_MIN_KEPT}
+
+
+def check_ohem(threshold: float, min_kept: int, section: str) -> None:
+    """Raise a ConfigError for a threshold outside 0 to 1 or a negative number of pixels."""
+    if not 0 <= threshold <= 1 or min_kept < 0:
+        raise ConfigError(
+            f"{section}.OHEM_THRESH is {threshold} and OHEM_MIN_KEPT is {min_kept}, expected a probability and a "
+            "number of pixels that is not negative"
         )

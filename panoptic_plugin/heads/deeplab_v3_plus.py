@@ -18,7 +18,7 @@ from detectron2.projects.deeplab.semantic_seg import DeepLabV3PlusHead
 from torch import nn
 from torch.nn import functional as F
 
-from panoptic_plugin.heads.checks import check_decoder, check_semantic_loss, crop_size
+from panoptic_plugin.heads.checks import check_decoder, check_semantic_loss, crop_size, ohem_options
 from panoptic_plugin.layers.image_pooling import with_any_size_pooling
 from panoptic_plugin.losses.semantic import SemanticLoss
 
@@ -80,6 +80,7 @@ class PluginDeepLabV3PlusHead(DeepLabV3PlusHead):
         loss_type: str,
         loss_top_k: float,
         ignore_value: int,
+        loss_options: Mapping[str, Any] | None = None,
         **decoder_arguments: Any,
     ) -> None:
         """
@@ -87,9 +88,10 @@ class PluginDeepLabV3PlusHead(DeepLabV3PlusHead):
             input_shape: features by name.
             num_classes: number of semantic classes.
             train_size: (height, width) of the training crop, or None.
-            loss_type: "cross_entropy" or "hard_pixel_mining".
+            loss_type: one of :data:`~panoptic_plugin.losses.semantic.SEMANTIC_LOSSES`.
             loss_top_k: fraction of pixels that "hard_pixel_mining" keeps.
             ignore_value: the label without a loss.
+            loss_options: further arguments of a ``SemanticLoss``.
             decoder_arguments: those of Detectron2's ``DeepLabV3PlusHead``.
 
         Raises:
@@ -100,18 +102,21 @@ class PluginDeepLabV3PlusHead(DeepLabV3PlusHead):
             input_shape,
             num_classes=num_classes,
             train_size=None,
-            loss_type=loss_type,
+            loss_type="cross_entropy",  # Detectron2 knows two, and ours takes its place
             ignore_value=ignore_value,
             **decoder_arguments,
         )
         pool_any_size(self.decoder, input_shape, train_size)
-        self.loss = SemanticLoss(loss_type=loss_type, ignore_value=ignore_value, top_k=loss_top_k)
+        self.loss = SemanticLoss(
+            loss_type=loss_type, ignore_value=ignore_value, top_k=loss_top_k, **(loss_options or {})
+        )
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: Mapping[str, ShapeSpec]) -> dict[str, Any]:
         check_head_config(cfg, "SEM_SEG_HEAD", input_shape)
         arguments = super().from_config(cfg, input_shape)
         arguments["loss_top_k"] = cfg.MODEL.SEM_SEG_HEAD.LOSS_TOP_K
+        arguments["loss_options"] = ohem_options(cfg)
         return arguments
 
     def layers(self, features: Mapping[str, torch.Tensor]) -> torch.Tensor:

@@ -23,18 +23,21 @@ def add_semantic_branch_config(cfg: CfgNode) -> None:
     semantic.PRETRAINED_CLASSES = []
     # A tensor of PRETRAINED that is missing, not expected or of another shape is an error; else it is reported.
     semantic.STRICT_LOAD = True
-    # The backbone of this branch. An empty NAME shares the one of the instance branch, where the branch can do so.
+    # The backbone of this branch; what is not named here holds for both branches (MODEL.RESNETS, MODEL.BACKBONE).
+    # An empty NAME shares the one of the instance branch, where the branch can do so (DeepLabSemanticBranch).
     semantic.BACKBONE = CfgNode({"NAME": "d2_hrnet", "DEPTH": 48, "MODULES": [1, 4, 3], "BLOCKS": 4})
     # Sizes of the image that the branch sees, as factors; 1.0 is among them. Factors are fixed while training.
     semantic.TRAIN_SCALES = [0.5, 1.0]
     semantic.TEST_SCALES = [0.5, 1.0, 2.0]
+    # Channels of the layers that predict how much each pixel of a scale counts; with one scale there are none.
+    semantic.ATTENTION_CHANNELS = 256
     # Average with the mirrored image, in evaluation.
     semantic.TEST_FLIP = False
     # Stride at which scales are fused: 4, that of the features, or 1 as in NVIDIA's networks, 16 times the memory.
     semantic.FUSION_STRIDE = 4
     # Upsampling from corner to corner, as HRNet's weights were trained with; NVIDIA's and Detectron2's need False.
     semantic.ALIGN_CORNERS = True
-    # Weights of the losses: of the auxiliary output, of each scale by itself, and of the fused output.
+    # Weights of the losses: of the auxiliary output, of each of TRAIN_SCALES by itself, and of the fused output.
     semantic.AUX_WEIGHT = 0.4
     semantic.MSCALE_WEIGHT = [0.05, 0.05]
     semantic.FUSED_WEIGHT = 1.0

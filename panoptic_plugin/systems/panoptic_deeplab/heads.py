@@ -20,7 +20,7 @@ from detectron2.projects.panoptic_deeplab.panoptic_seg import (
     PanopticDeepLabSemSegHead,
 )
 
-from panoptic_plugin.heads.checks import check_semantic_loss
+from panoptic_plugin.heads.checks import check_semantic_loss, ohem_options
 from panoptic_plugin.heads.deeplab_v3_plus import check_head_config, enlarge_to_targets, pool_any_size
 from panoptic_plugin.losses.center import center_mse
 from panoptic_plugin.losses.offset import offset_l1
@@ -40,15 +40,17 @@ class PluginPanopticDeepLabSemSegHead(PanopticDeepLabSemSegHead):
         loss_type: str,
         loss_top_k: float,
         ignore_value: int,
+        loss_options: Mapping[str, Any] | None = None,
         **decoder_arguments: Any,
     ) -> None:
         """
         Args:
             input_shape: features by name.
             train_size: (height, width) of the training crop, or None.
-            loss_type: "cross_entropy" or "hard_pixel_mining".
+            loss_type: one of :data:`~panoptic_plugin.losses.semantic.SEMANTIC_LOSSES`.
             loss_top_k: fraction of pixels that "hard_pixel_mining" keeps.
             ignore_value: the label without a loss.
+            loss_options: further arguments of a ``SemanticLoss``.
             decoder_arguments: those of Detectron2's ``PanopticDeepLabSemSegHead``.
 
         Raises:
@@ -58,18 +60,20 @@ class PluginPanopticDeepLabSemSegHead(PanopticDeepLabSemSegHead):
         super().__init__(
             input_shape,
             train_size=None,
-            loss_type=loss_type,
+            loss_type="cross_entropy",  # Detectron2 knows two, and ours takes its place
             loss_top_k=loss_top_k,
             ignore_value=ignore_value,
             **decoder_arguments,
         )
         pool_any_size(self.decoder, input_shape, train_size)
-        self.loss = SemanticLoss(loss_type=loss_type, ignore_value=ignore_value, top_k=loss_top_k)
+        self.loss = SemanticLoss(
+            loss_type=loss_type, ignore_value=ignore_value, top_k=loss_top_k, **(loss_options or {})
+        )
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: Mapping[str, ShapeSpec]) -> dict[str, Any]:
         check_head_config(cfg, "SEM_SEG_HEAD", input_shape)
-        return super().from_config(cfg, input_shape)
+        return {**super().from_config(cfg, input_shape), "loss_options": ohem_options(cfg)}
 
     def layers(self, features: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Logits (N, C, h, w) at the common stride, float32, contiguous: what follows is slow in channels_last."""
