@@ -5,8 +5,10 @@ import panoptic_plugin.backbones.hrnet  # BACKBONE: d2_hrnet
 import panoptic_plugin.backbones.xception  # BACKBONE: d2_xception_65
 import panoptic_plugin.data.datasets.builtin  # DatasetCatalog: cityscapes_fine_*, coco_2017_*_panoptic
 import panoptic_plugin.data.targets  # TARGET_GENERATOR: panoptic_deeplab, semantic
+import panoptic_plugin.data.targets_detr  # TARGET_GENERATOR: detr
 import panoptic_plugin.heads.deeplab_v3_plus  # SEM_SEG_HEADS: PluginDeepLabV3PlusHead
 import panoptic_plugin.heads.ocr  # SEM_SEG_HEADS: PluginHRNetOCRHead
+import panoptic_plugin.systems.detr  # META_ARCH, BACKBONE: build_detr_resnet_backbone
 import panoptic_plugin.systems.joint.deeplab_branch  # SEMANTIC_BRANCH: DeepLabSemanticBranch
 import panoptic_plugin.systems.joint.frozen_branch  # SEMANTIC_BRANCH: FrozenModelBranch
 import panoptic_plugin.systems.joint.ocr_branch  # SEMANTIC_BRANCH: MscaleOCRBranch

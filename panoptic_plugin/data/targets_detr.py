@@ -1,0 +1,104 @@
+"""Training targets of DETR: the segments of an image as a set, from the id map."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.utils.logger import log_first_n
+from scipy.ndimage import find_objects
+
+from panoptic_plugin.data.label_runs import find_runs
+from panoptic_plugin.errors import ConfigError
+from panoptic_plugin.registry import TARGET_GENERATOR_REGISTRY
+
+LABEL_SPACES = ("dataset", "contiguous")
+
+
+def head_slots(metadata: Any, label_space: str) -> dict[int, int]:
+    """Contiguous category -> slot of the class head.
+
+    Args:
+        metadata: of a panoptic dataset.
+        label_space: ``"dataset"`` takes the dataset's own category ids, as the official COCO models do;
+            ``"contiguous"`` the contiguous ones.
+
+    Raises:
+        ConfigError: an unknown ``label_space``.
+    """
+    if label_space not in LABEL_SPACES:
+        raise ConfigError(f"MODEL.DETR.LABEL_SPACE is {label_space!r}, expected one of {', '.join(LABEL_SPACES)}")
+    maps = (metadata.thing_dataset_id_to_contiguous_id, metadata.stuff_dataset_id_to_contiguous_id)
+    pairs = {contiguous: dataset_id for one in maps for dataset_id, contiguous in one.items()}
+    return pairs if label_space == "dataset" else {contiguous: contiguous for contiguous in pairs}
+
+
+class QueryTargets:
+    """Classes, boxes and masks of all segments that have a pixel.
+
+    Args:
+        slots: contiguous category -> slot of the class head.
+        num_queries: queries of the model; an image with more segments is reported, because some stay unmatched.
+        with_crowds: whether crowd groups are segments, as in the official panoptic training.
+    """
+
+    def __init__(self, *, slots: Mapping[int, int], num_queries: int, with_crowds: bool = True) -> None:
+        self.slots = dict(slots)
+        self.num_queries = num_queries
+        self.with_crowds = with_crowds
+
+    def __call__(self, panoptic_ids: np.ndarray, segments_info: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        """Make the targets of one image.
+
+        Args:
+            panoptic_ids: int (H, W), ids of the dataset's PNG.
+            segments_info: dicts with ``id``, ``category_id`` (contiguous) and ``iscrowd``.
+
+        Returns:
+            labels int64 (T,), slots of the head; boxes float32 (T, 4), cxcywh in parts of (W, H); segment_index int16
+            (H, W), t + 1 on segment t and 0 elsewhere. T is 0 for an image without segments.
+        """
+        wanted = [one for one in segments_info if self.with_crowds or not one["iscrowd"]]
+        wanted = list({one["id"]: one for one in wanted}.values())
+        runs = find_runs(panoptic_ids, [one["id"] for one in wanted])
+        present = runs.areas()[1:] > 0
+        place = np.concatenate([[0], np.cumsum(present) * present]).astype(np.int16)
+        index = runs.spread(place[runs.numbers])
+        kept = [one for one, has_pixels in zip(wanted, present, strict=True) if has_pixels]
+        if len(kept) > self.num_queries:
+            log_first_n(
+                logging.WARNING,
+                f"An image has {len(kept)} segments and the model {self.num_queries} queries: the rest trains nothing. "
+                "Raise MODEL.DETR.NUM_OBJECT_QUERIES",
+                n=1,
+                name=__name__,
+            )
+        return {
+            "labels": torch.tensor([self.slots[one["category_id"]] for one in kept], dtype=torch.int64),
+            "boxes": _boxes(index, len(kept)),
+            "segment_index": torch.from_numpy(index),
+        }
+
+
+def _boxes(index: np.ndarray, num_segments: int) -> torch.Tensor:
+    """float32 (T, 4) cxcywh in parts of the image; the right and lower edges lie one past the last pixel."""
+    height, width = index.shape
+    found = find_objects(index, max_label=num_segments) if num_segments else []
+    edges = np.array([[x.start, y.start, x.stop, y.stop] for y, x in found], dtype=np.float64).reshape(-1, 4)
+    edges /= np.array([width, height, width, height])
+    center, size = (edges[:, :2] + edges[:, 2:]) / 2, edges[:, 2:] - edges[:, :2]
+    return torch.from_numpy(np.concatenate([center, size], axis=1).astype(np.float32))
+
+
+@TARGET_GENERATOR_REGISTRY.register()
+def detr(cfg, metadata) -> QueryTargets:
+    """``INPUT.TARGET_GENERATOR: detr``."""
+    settings = cfg.MODEL.DETR
+    return QueryTargets(
+        slots=head_slots(metadata, settings.LABEL_SPACE),
+        num_queries=settings.NUM_OBJECT_QUERIES,
+        with_crowds=settings.CROWD_TARGETS,
+    )
