@@ -36,8 +36,8 @@ from panoptic_plugin.engine.checkpoint_history import (
     remove_leftovers,
     resume_candidates,
 )
-from panoptic_plugin.engine.non_finite import refuse_non_finite
-from panoptic_plugin.errors import CheckpointError
+from panoptic_plugin.engine.non_finite import non_finite, refuse_non_finite
+from panoptic_plugin.errors import CheckpointError, UserError
 
 __all__ = ["PluginCheckpointer", "load_state_dict_file"]
 
@@ -78,6 +78,7 @@ class PluginCheckpointer(DetectionCheckpointer):
         super().__init__(model, save_dir, save_to_disk=save_to_disk, **checkpointables)
         self.eval_only = eval_only
         self._complete = eval_only
+        self._resuming = False
         self._query: dict[str, list[str]] = {}
         self._path = ""
         self._at_hand: tuple[str, Any] | None = None  # a file whose content was read when it was checked
@@ -96,17 +97,37 @@ class PluginCheckpointer(DetectionCheckpointer):
 
         Raises:
             CheckpointError: the file is missing, damaged or holds more than data; or the weights belong to another
-                model; or, in ``eval_only`` and on resume, they are not complete.
+                model, or are infinite or NaN; or, in ``eval_only`` and on resume, they are not complete. Or the rest of
+            the training's state does not fit.
         """
         if not path:
             return super().load(path, checkpointables)
         self._path, _, query = str(path).partition("?")
         self._query = parse_qs(query)
         try:
-            return super().load(self._local_path(self._path), checkpointables)
+            content = super().load(self._local_path(self._path), [])
+            self._restore(content, self.checkpointables if checkpointables is None else checkpointables)
+            return content
         finally:
             if hasattr(self, "_parsed_url_during_load"):  # Detectron2's main leaves it set after an error
                 self._parsed_url_during_load = None
+
+    def _restore(self, content: dict[str, Any], names: Iterable[str]) -> None:
+        """Move the state of optimizer, schedule and the like out of ``content`` into the objects it belongs to."""
+        for name in names:
+            if name not in content:
+                continue
+            logger.info("Loading %s from %s", name, self._path)
+            try:
+                self.checkpointables[name].load_state_dict(content.pop(name))
+            except UserError:
+                raise
+            except (AttributeError, LookupError, TypeError, ValueError, RuntimeError) as cause:
+                raise CheckpointError(
+                    f"the state of the training in {self._path} does not fit this one ({name}: {type(cause).__name__}: "
+                    f"{cause}). Go on with the config that it was begun with; or start anew from its weights, with "
+                    "MODEL.WEIGHTS in another OUTPUT_DIR"
+                ) from cause
 
     @property
     def loaded_file(self) -> str:
@@ -126,11 +147,11 @@ class PluginCheckpointer(DetectionCheckpointer):
         """
         if not (resume and self.has_checkpoint()):
             return super().resume_or_load(path, resume=False)
-        self._complete = True
+        self._complete = self._resuming = True
         try:
             return self.load(self._chosen() if "://" not in self.save_dir else self.get_checkpoint_file())
         finally:
-            self._complete, self._at_hand = self.eval_only, None
+            self._complete, self._resuming, self._at_hand = self.eval_only, False, None
 
     def has_checkpoint(self) -> bool:
         """Whether ``save_dir`` holds ``last_checkpoint``, or a checkpoint of a training without it."""
@@ -231,6 +252,11 @@ class PluginCheckpointer(DetectionCheckpointer):
         at_hand, self._at_hand = self._at_hand, None
         content = at_hand[1] if at_hand and at_hand[0] == filename else load_checkpoint_file(filename)
         checkpoint = _detectron2_format(content, filename)
+        if self._resuming and "trainer" in self.checkpointables and "trainer" not in checkpoint:
+            raise CheckpointError(
+                f"{filename} holds weights and no state of a training, so there is nothing to resume. To start from "
+                "them set MODEL.WEIGHTS to the file, in another OUTPUT_DIR or without --resume"
+            )
         if self._query.get("matching_heuristics") == ["True"]:
             checkpoint["matching_heuristics"] = True
         return checkpoint
@@ -242,7 +268,8 @@ class PluginCheckpointer(DetectionCheckpointer):
         by_ends = checkpoint.get("matching_heuristics", False)
         try:
             incompatible = super()._load_model(checkpoint)
-        except ValueError as cause:  # Detectron2 found several places for one name
+        # Detectron2 found several places for one name; or PyTorch cannot copy a tensor.
+        except (ValueError, RuntimeError) as cause:
             raise CheckpointError(f"{self._path} does not fit the model: {cause} {CHECK_BACKBONE}") from cause
         missing = _essential(incompatible.missing_keys)
         # Where names are matched by their ends, a tensor of another shape is reported as missing.
@@ -254,6 +281,11 @@ class PluginCheckpointer(DetectionCheckpointer):
                 differing[key] = (other, wanted_shapes[key])
         missing = [key for key in missing if key not in differing]
         self._report(missing, differing, incompatible.unexpected_keys)
+        if spoilt := non_finite(self.model):
+            raise CheckpointError(
+                f"{self._path} holds infinite or NaN weights ({_listed(spoilt)}): the training that wrote it had "
+                "diverged. Use an earlier checkpoint of it, or other weights"
+            )
         return incompatible
 
     def _report(self, missing: list[str], differing: dict[str, tuple], unexpected: list[str]) -> None:

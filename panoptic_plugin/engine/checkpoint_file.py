@@ -29,6 +29,10 @@ LEGACY_TORCH_MAGIC = b"l\xfc\x9cF\xf9 j\xa8P\x19."
 PICKLE_MAGIC = (b"\x80", b"(", b"}", b"c")
 # Where files keep the weights among other things: Detectron2 and fvcore, most trainers, pycls.
 WRAPPERS = ("model", "state_dict", "model_state")
+MAX_WRAPPERS = 8
+# torch.save does not compress, so that an archive's parts are together about as long as the file.
+MAX_EXPANSION = 8
+SMALL_ARCHIVE = 1 << 24  # bytes
 REMEDY = "Download or copy it again, or set MODEL.WEIGHTS to another file."
 
 
@@ -58,8 +62,8 @@ def load_checkpoint_file(path: str | Path) -> Any:
         )
     try:
         return reader(path)
-    except MemoryError:
-        raise
+    except MemoryError as cause:  # of a file that is too large, or of a length in it that is damaged
+        raise _error(path, f"asks for more memory than there is ({_one_line(cause)})", REMEDY) from cause
     except Exception as cause:  # a damaged file can lead to almost any error in a reader
         raise _error(path, *_unreadable(cause)) from cause
 
@@ -78,7 +82,9 @@ def load_state_dict_file(path: str | Path) -> dict[str, torch.Tensor]:
 
 def unwrap(content: Any) -> dict[str, Any] | None:
     """The mapping with the weights within what a file holds, or None where there is none."""
-    while isinstance(content, Mapping):
+    for _ in range(MAX_WRAPPERS):  # a mapping may hold itself
+        if not isinstance(content, Mapping):
+            return None
         within = [content[name] for name in WRAPPERS if isinstance(content.get(name), Mapping)]
         if not within:
             has_arrays = any(is_array(value) for value in content.values())
@@ -88,8 +94,11 @@ def unwrap(content: Any) -> dict[str, Any] | None:
 
 
 def is_array(value: Any) -> bool:
-    """Whether ``value`` is a tensor or a numeric NumPy array."""
-    return isinstance(value, torch.Tensor) or (isinstance(value, np.ndarray) and value.dtype.kind in "biuf")
+    """Whether ``value`` is a tensor or array of real numbers, neither sparse nor quantized nor without values."""
+    if isinstance(value, torch.Tensor):
+        ordinary = value.layout is torch.strided and not (value.is_quantized or value.is_meta)
+        return ordinary and not value.is_complex()
+    return isinstance(value, np.ndarray) and value.dtype.kind in "biuf"
 
 
 def write_atomically(path: str | Path, write: Callable[[BinaryIO], object]) -> None:
@@ -185,6 +194,9 @@ def _read_torch(path: Path) -> Any:
 def _compare_checksums(path: Path) -> None:
     # torch.save notes the CRC-32 of each tensor, and torch.load does not look at it: a flipped bit would be a weight.
     with zipfile.ZipFile(path) as archive:
+        length = sum(part.file_size for part in archive.infolist())
+        if length > max(SMALL_ARCHIVE, MAX_EXPANSION * path.stat().st_size):
+            raise ValueError(f"its parts are {length:,} bytes long when unpacked, which no weights are")
         damaged = archive.testzip()
     if damaged is not None:
         raise ValueError(f"the checksum of its part {damaged} does not match")
@@ -212,18 +224,24 @@ def check_file(path: str | Path) -> None:
     """Stop early where no weights can be read.
 
     Raises:
-        CheckpointError: the file is missing, a folder, or empty.
+        CheckpointError: the file is missing, a folder, a device or the like, empty, or may not be read.
     """
-    path = Path(path)
-    if path.is_dir():
+    if os.path.isdir(path):
         raise CheckpointError(f"{path} is a folder, expected a weights file; set MODEL.WEIGHTS to a file in it")
-    if not path.is_file():
+    if not os.path.isfile(path):
+        if os.path.lexists(path):
+            raise CheckpointError(f"{path} is no regular file, nor a link to one; set MODEL.WEIGHTS to a weights file")
         raise CheckpointError(
             f"{path} does not exist, expected a weights file; correct it, or set MODEL.WEIGHTS to "
             '"" to start from random weights'
         )
-    if path.stat().st_size == 0:
-        raise _error(path, "is empty", "A download or a copy has failed. " + REMEDY)
+    if os.path.getsize(path) == 0:
+        raise _error(Path(path), "is empty", "A download or a copy has failed. " + REMEDY)
+    try:
+        with open(path, "rb") as stream:
+            stream.read(1)
+    except OSError as cause:
+        raise _error(Path(path), f"cannot be read: {_one_line(cause)}", REMEDY) from cause
 
 
 def compare_sha256(path: str | Path, expected: str) -> None:
@@ -268,6 +286,7 @@ def _one_line(cause: BaseException) -> str:
     text = " ".join(str(cause).split())
     # PyTorch goes on with advice on its internals, and on switching safety off.
     text = text.partition("WeightsUnpickler error: ")[2] or text
+    text = text.partition(" Check the documentation of torch.load")[0]
     first_sentence = re.split(r"(?<=[a-z)])\. ", text)[0].rstrip(".")
     return f"{type(cause).__name__}: {first_sentence[:300]}" if first_sentence else type(cause).__name__
 

@@ -58,10 +58,11 @@ def explain_lost_worker(error: BaseException, cfg, iteration: int) -> str:
     size = f" (now {shared.total / GIB:.1f} GiB, {shared.free / GIB:.1f} free)" if shared else ""
     reason = text.rstrip(". ") or type(error).__name__
     return (
-        f"the data loader lost a worker in iteration {iteration}: {reason}. Where nobody has killed it, the machine had "
-        f"too little memory for it. Lower DATALOADER.NUM_WORKERS ({cfg.DATALOADER.NUM_WORKERS}; 0 loads in the training "
-        f"process) or SOLVER.IMS_PER_BATCH ({cfg.SOLVER.IMS_PER_BATCH}); after a bus error enlarge {SHARED_MEMORY}"
-        f"{size}, in a container with --shm-size. The last checkpoint is intact, and --resume goes on from it"
+        f"the data loader lost a worker in iteration {iteration}: {reason}. Where nobody has killed it, the machine "
+        f"had too little memory for it. Lower DATALOADER.NUM_WORKERS ({cfg.DATALOADER.NUM_WORKERS}; 0 loads in the "
+        f"training process) or SOLVER.IMS_PER_BATCH ({cfg.SOLVER.IMS_PER_BATCH}); after a bus error enlarge "
+        f"{SHARED_MEMORY}{size}, in a container with --shm-size. The last checkpoint is intact, and --resume goes on "
+        "from it"
     )
 
 

@@ -235,6 +235,9 @@ class PanopticTrainer(DefaultTrainer):
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        iteration = state_dict["iteration"]
+        if not isinstance(iteration, int) or iteration < 0:
+            raise ValueError(f"its iteration is {iteration!r}")
         TrainerBase.load_state_dict(self, state_dict)
         restore_data(self._trainer.data_loader, state_dict.get("data", {}), self.cfg)
         if "_trainer" in state_dict:
