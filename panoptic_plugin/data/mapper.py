@@ -12,15 +12,15 @@ import torch
 from detectron2.config import configurable
 from detectron2.data import MetadataCatalog
 from detectron2.data import transforms as T
+from PIL import Image
 
 from panoptic_plugin.data.copy_paste import CopyPaste, paste_instances
 from panoptic_plugin.data.panoptic_json import IGNORE_LABEL
-from panoptic_plugin.data.reading import read_image, read_label, stored_size
+from panoptic_plugin.data.reading import open_image, open_label, stored_size
 from panoptic_plugin.data.transforms import PanopticAugInput, build_augmentations
 from panoptic_plugin.errors import ConfigError, DatasetError
 from panoptic_plugin.integrity import DEFAULT_MAX_PIXELS
 from panoptic_plugin.registry import TARGET_GENERATOR_REGISTRY, lookup
-from panoptic_plugin.structures import ids_to_rgb, rgb_to_ids
 
 logger = logging.getLogger(__name__)
 
@@ -90,10 +90,10 @@ class PanopticMapper:
             DatasetError: a file is missing, damaged or of the wrong size.
             ConfigError: the targets need a panoptic label and the dataset has none.
         """
-        image, label, segments_info, (height, width) = self._augmented(dataset_dict)
+        image, ids, segments_info, (height, width) = self._augmented(dataset_dict)
         donor = self.copy_paste.draw_donor() if self.copy_paste else None
         if donor is not None:
-            image, label, segments_info = self._with_pasted(image, label, segments_info, donor)
+            image, ids, segments_info = self._with_pasted(image, ids, segments_info, donor)
         sample = {
             "file_name": dataset_dict["file_name"],
             "image_id": dataset_dict.get("image_id", dataset_dict["file_name"]),
@@ -102,50 +102,48 @@ class PanopticMapper:
             "image": torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))),
         }
         if self.is_train:
-            sample.update(self._targets(label, segments_info))
+            sample.update(self._targets(ids, segments_info))
         return sample
 
     def _augmented(self, dataset_dict: dict[str, Any]) -> tuple[np.ndarray, Any, Any, tuple[int, int]]:
-        """Image, label (None at test time) and segments after the augmentations, and (height, width) before them."""
-        image = read_image(dataset_dict["file_name"], self.image_format, max_pixels=self.max_pixels)
-        _check_size(dataset_dict, image)
-        size = (image.shape[0], image.shape[1])
-        label, segments_info = self._read_label(dataset_dict, size) if self.is_train else (None, ())
-        aug_input = PanopticAugInput(image, label, segments_info)
+        """After the augmentations: image; int32 (H, W) panoptic ids or classes, None at test time; segments, None
+        without panoptic ids. And (height, width) before them."""
+        picture = open_image(dataset_dict["file_name"], max_pixels=self.max_pixels)
+        size = (picture.height, picture.width)
+        _check_size(dataset_dict, size)
+        label, segments_info = self._open_label(dataset_dict, size) if self.is_train else (None, None)
+        aug_input = PanopticAugInput(picture, image_format=self.image_format, label=label, segments_info=segments_info)
         self.augmentations(aug_input)
-        return aug_input.image, aug_input.sem_seg, segments_info, size
+        return aug_input.image, aug_input.ids, segments_info, size
 
     def _with_pasted(
-        self, image: np.ndarray, label: np.ndarray, segments_info: Any, donor: dict[str, Any]
+        self, image: np.ndarray, ids: np.ndarray, segments_info: Any, donor: dict[str, Any]
     ) -> tuple[np.ndarray, np.ndarray, Any]:
-        """Image, label and segments with some objects of the donor, which is augmented by itself."""
-        donor_image, donor_label, donor_segments, _ = self._augmented(donor)
-        if label.ndim == 2 or donor_label.ndim == 2:
+        """Image, ids and segments with some objects of the donor, which is augmented by itself."""
+        donor_image, donor_ids, donor_segments, _ = self._augmented(donor)
+        if segments_info is None or donor_segments is None:
             raise ConfigError("INPUT.COPY_PASTE_PROB needs panoptic labels; set it to 0 for a semantic dataset")
         assert self.copy_paste is not None
         chosen = self.copy_paste.choose(donor_segments)
-        image, ids, segments = paste_instances(
-            image, rgb_to_ids(label), segments_info, donor_image, rgb_to_ids(donor_label), chosen
-        )
-        return image, ids_to_rgb(ids), segments
+        return paste_instances(image, ids, segments_info, donor_image, donor_ids, chosen)
 
-    def _read_label(self, dataset_dict: dict[str, Any], size: tuple[int, int]) -> tuple[np.ndarray, Any]:
-        """The panoptic label (H, W, 3) and its segments; or the semantic label (H, W) of a set without panoptic."""
-        read = partial(read_label, image_path=dataset_dict["file_name"], image_size=size, max_pixels=self.max_pixels)
+    def _open_label(self, dataset_dict: dict[str, Any], size: tuple[int, int]) -> tuple[Image.Image, Any]:
+        """The panoptic label and its segments; or the semantic label of a set without panoptic ones, and None."""
+        read = partial(open_label, image_path=dataset_dict["file_name"], image_size=size, max_pixels=self.max_pixels)
         if "pan_seg_file_name" in dataset_dict:
             return read(dataset_dict["pan_seg_file_name"], "RGB"), dataset_dict["segments_info"]
         if self.takes_semantic_labels and "sem_seg_file_name" in dataset_dict:
-            return read(dataset_dict["sem_seg_file_name"], "L"), ()
+            return read(dataset_dict["sem_seg_file_name"], "L"), None
         raise ConfigError(
             f"{dataset_dict['file_name']}: its dataset has no panoptic label, which INPUT.TARGET_GENERATOR needs; "
             "choose a panoptic dataset in DATASETS.TRAIN, or INPUT.TARGET_GENERATOR semantic for a semantic one"
         )
 
-    def _targets(self, label: np.ndarray, segments_info: Any) -> dict[str, Any]:
-        if label.ndim == 2:
-            return {"sem_seg": torch.from_numpy(label.astype(np.int64))}
+    def _targets(self, ids: np.ndarray, segments_info: Any) -> dict[str, Any]:
+        if segments_info is None:
+            return {"sem_seg": torch.from_numpy(ids.astype(np.int64))}
         assert self.target_generator is not None
-        return self.target_generator(rgb_to_ids(label), segments_info)
+        return self.target_generator(ids, segments_info)
 
 
 def _copy_paste(probability: float, records: Sequence[dict[str, Any]] | None, metadata: Any) -> CopyPaste | None:
@@ -157,13 +155,13 @@ def _copy_paste(probability: float, records: Sequence[dict[str, Any]] | None, me
     return CopyPaste(probability=probability, records=records, thing_ids=frozenset(things.values()))
 
 
-def _check_size(dataset_dict: dict[str, Any], image: np.ndarray) -> None:
+def _check_size(dataset_dict: dict[str, Any], size: tuple[int, int]) -> None:
     """The JSON's size must be the image's, upright or as stored."""
     if "height" not in dataset_dict:
         return
     expected = (dataset_dict["height"], dataset_dict["width"])
-    if expected != image.shape[:2] and expected != stored_size(dataset_dict["file_name"]):
+    if expected != size and expected != stored_size(dataset_dict["file_name"]):
         raise DatasetError(
-            f"image {dataset_dict['file_name']} is {image.shape[0]}x{image.shape[1]} (height x width), but the "
+            f"image {dataset_dict['file_name']} is {size[0]}x{size[1]} (height x width), but the "
             f"dataset's JSON says {expected[0]}x{expected[1]}; correct the JSON or put the original image back"
         )

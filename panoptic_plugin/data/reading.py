@@ -20,28 +20,36 @@ from panoptic_plugin.integrity import DEFAULT_MAX_PIXELS, IMAGE_FORMATS, read_im
 ORIENTATION = 0x0112  # EXIF tag
 
 
-def read_image(path: str, image_format: str, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> np.ndarray:
-    """An upright image.
+def open_image(path: str, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image.Image:
+    """An upright image, decoded, as Pillow has it.
 
     Args:
         path: the file, in any format of :data:`~panoptic_plugin.integrity.IMAGE_FORMATS`.
-        image_format: "RGB", "BGR" or "L".
         max_pixels: a larger image is refused before it is decoded.
-
-    Returns:
-        uint8 (H, W, 3), or (H, W, 1) for "L".
 
     Raises:
         DatasetError: the file is missing, damaged (see ``integrity.py``), too large or cannot be decoded.
     """
     with _opened("image", path, max_pixels) as stored:
-        return detection_utils.convert_PIL_to_numpy(_upright(stored), image_format)
+        return _upright(stored)
 
 
-def read_label(
+def read_image(path: str, image_format: str, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> np.ndarray:
+    """As :func:`open_image`, as pixels.
+
+    Args:
+        image_format: "RGB", "BGR" or "L".
+
+    Returns:
+        uint8 (H, W, 3), or (H, W, 1) for "L".
+    """
+    return detection_utils.convert_PIL_to_numpy(open_image(path, max_pixels=max_pixels), image_format)
+
+
+def open_label(
     path: str, mode: str, image_path: str, image_size: tuple[int, int], *, max_pixels: int = DEFAULT_MAX_PIXELS
-) -> np.ndarray:
-    """A label PNG, turned as its image was.
+) -> Image.Image:
+    """A label PNG, decoded, turned as its image was.
 
     Args:
         path: the PNG.
@@ -51,24 +59,32 @@ def read_label(
         max_pixels: a larger label is refused before it is decoded.
 
     Returns:
-        uint8 (H, W, 3) or (H, W) with the image's size.
+        A picture of the image's size, of mode RGB, or of one whose pixels are class ids from 0 to 255.
 
     Raises:
         DatasetError: the file is missing, damaged, too large, or not of the image's size.
     """
     with _opened("label", path, max_pixels) as stored:
         label = _upright(stored)
-        pixels = np.array(label.convert("RGB") if mode == "RGB" else label)
-    if mode == "L" and (pixels.ndim != 2 or pixels.dtype != np.uint8):
+        if mode == "RGB" and label.mode != "RGB":
+            label = label.convert("RGB")
+    if mode == "L" and label.mode not in ("L", "P"):
         raise DatasetError(f"label {path} is not a grey 8-bit image; a semantic label holds one class id a pixel")
-    if pixels.shape[:2] != image_size:
-        pixels = _turn_like_image(pixels, image_path)
-    if pixels.shape[:2] != image_size:
+    if _shape(label) != image_size:
+        label = _turn_like_image(label, image_path)
+    if _shape(label) != image_size:
         raise DatasetError(
-            f"label {path} is {_size(pixels.shape)}, but its image {image_path} is {_size(image_size)} (height x "
+            f"label {path} is {_size(_shape(label))}, but its image {image_path} is {_size(image_size)} (height x "
             "width); make the label again from this image"
         )
-    return pixels
+    return label
+
+
+def read_label(
+    path: str, mode: str, image_path: str, image_size: tuple[int, int], *, max_pixels: int = DEFAULT_MAX_PIXELS
+) -> np.ndarray:
+    """As :func:`open_label`, as pixels: uint8 (H, W, 3) or (H, W) with the image's size."""
+    return np.array(open_label(path, mode, image_path, image_size, max_pixels=max_pixels))
 
 
 @contextmanager
@@ -86,10 +102,11 @@ def _opened(what: str, path: str, max_pixels: int) -> Iterator[Image.Image]:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """Turned by its EXIF entry; a damaged entry is none, as in Detectron2."""
+    """Decoded, and turned by its EXIF entry; a damaged entry is none, as in Detectron2."""
     image.load()
     try:
-        return ImageOps.exif_transpose(image)
+        # Without the first look, an image that needs no turn would be copied.
+        return ImageOps.exif_transpose(image) if image.getexif().get(ORIENTATION, 1) != 1 else image
     except Exception:
         return image
 
@@ -107,14 +124,18 @@ def stored_size(path: str) -> tuple[int, int]:
         return image.height, image.width
 
 
-def _turn_like_image(pixels: np.ndarray, image_path: str) -> np.ndarray:
+def _turn_like_image(label: Image.Image, image_path: str) -> Image.Image:
     """Apply the image's EXIF entry to a label that was drawn on the image as it is stored."""
-    if stored_size(image_path) != pixels.shape[:2]:
-        return pixels
-    label = Image.fromarray(pixels)
+    if stored_size(image_path) != _shape(label):
+        return label
+    label = Image.fromarray(np.asarray(label))
     with Image.open(image_path) as image:
         label.getexif()[ORIENTATION] = image.getexif().get(ORIENTATION, 1)
-    return np.array(ImageOps.exif_transpose(label))
+    return ImageOps.exif_transpose(label)
+
+
+def _shape(image: Image.Image) -> tuple[int, int]:
+    return image.height, image.width
 
 
 def _size(shape: tuple[int, ...]) -> str:

@@ -1,17 +1,23 @@
 """Augmentations: Detectron2's in the order the config asks for, and what Detectron2 lacks.
 
-Labels travel through them as they lie on disk, (H, W, 3) colours or (H, W) classes, because Detectron2 resizes
-uint8 labels with Pillow's nearest neighbour and any other type with a different rounding.
+Images are resized and cropped in one go, :class:`ResizedCrop`. A label is resized as it lies on disk, as colours or
+classes, because Detectron2 resizes uint8 labels with Pillow's nearest neighbour and any other type with a different
+rounding.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
+from detectron2.data import detection_utils
 from detectron2.data import transforms as T
-from fvcore.transforms.transform import Transform
+from fvcore.transforms.transform import Transform, TransformList
+from PIL import Image
 
+from panoptic_plugin.data.window import Window
 from panoptic_plugin.errors import ConfigError
 from panoptic_plugin.structures import rgb_to_ids
 
@@ -51,15 +57,84 @@ class RandomRotate90(T.Augmentation):
 class PanopticAugInput(T.AugInput):
     """Image and label, and the label's segments for those augmentations that look at classes.
 
+    Both are pictures first. They become arrays when :class:`ResizedCrop` cuts its window out of them, or when another
+    augmentation asks for ``image`` or ``sem_seg``.
+
     Args:
-        image: uint8 (H, W, 3).
-        label: uint8 (H, W, 3) panoptic colours, uint8 (H, W) classes, or None.
-        segments_info: the segments of a panoptic label.
+        picture: the image, upright.
+        image_format: "RGB", "BGR" or "L".
+        label: panoptic colours (mode RGB), classes (mode L or P), or None.
+        segments_info: the segments of a panoptic label; None with any other.
+
+    Attributes:
+        image: uint8 (H, W, 3), or (H, W, 1) for "L".
+        sem_seg: of a panoptic label uint8 (H, W, 3) colours, int32 (H, W) ids after :class:`ResizedCrop`; else uint8
+            (H, W) classes; None without a label.
     """
 
-    def __init__(self, image: np.ndarray, label: np.ndarray | None = None, segments_info: Any = ()):
-        super().__init__(image, sem_seg=label)
+    def __init__(
+        self,
+        picture: Image.Image,
+        *,
+        image_format: str,
+        label: Image.Image | None = None,
+        segments_info: Sequence[dict[str, Any]] | None = None,
+    ):
+        mode = "L" if image_format == "L" else "RGB"
+        self.picture = picture if picture.mode == mode else picture.convert(mode)
+        self.image_format = image_format
+        self.label = label
         self.segments_info = segments_info
+        self.boxes = None
+
+    # Computed at the first look, and set by ``transform`` of the base class like any attribute.
+    @cached_property
+    def image(self) -> np.ndarray:
+        return detection_utils.convert_PIL_to_numpy(self.picture, self.image_format)
+
+    @cached_property
+    def sem_seg(self) -> np.ndarray | None:
+        return None if self.label is None else np.asarray(self.label)
+
+    @property
+    def ids(self) -> np.ndarray | None:
+        """The label as int32 (H, W): panoptic ids or classes."""
+        if self.sem_seg is None:
+            return None
+        return rgb_to_ids(self.sem_seg) if self.sem_seg.ndim == 3 else self.sem_seg.astype(np.int32, copy=False)
+
+    def cut(self, window: Window) -> None:
+        """Leave this window of the resized pictures. Nothing may have looked at ``image`` or ``sem_seg`` before."""
+        self.image = detection_utils.convert_PIL_to_numpy(window.of_image(self.picture), self.image_format)
+        self.sem_seg = None if self.label is None else window.of_label(self.label)
+
+
+class ResizedCrop(T.Augmentation):
+    """Detectron2's ResizeShortestEdge and RandomCrop in one, which computes the pixels of the crop alone.
+
+    Same random numbers, same pixels, bit by bit; see :mod:`panoptic_plugin.data.window`. It has to come first.
+
+    Args:
+        resize, crop: what is done in one; without a crop the whole is resized.
+    """
+
+    def __init__(self, resize: T.ResizeShortestEdge, crop: T.RandomCrop | None = None):
+        super().__init__()
+        self.resize = resize
+        self.crop = crop
+
+    def __call__(self, aug_input: PanopticAugInput) -> TransformList:
+        source = (aug_input.picture.height, aug_input.picture.width)
+        resize = self.resize.get_transform(_blank(source))
+        resized = source if isinstance(resize, T.NoOpTransform) else (resize.new_h, resize.new_w)
+        crop = self.crop.get_transform(_blank(resized)) if self.crop else T.CropTransform(0, 0, *resized[::-1])
+        aug_input.cut(Window(source, resized, crop.y0, crop.x0, crop.h, crop.w))
+        return TransformList([resize, crop])
+
+
+def _blank(size: tuple[int, int]) -> np.ndarray:
+    """An image for augmentations that ask for nothing but its size; it takes no memory."""
+    return np.broadcast_to(np.uint8(0), (*size, 3))
 
 
 class RandomCategoryCrop(T.Augmentation):
@@ -80,17 +155,17 @@ class RandomCategoryCrop(T.Augmentation):
         self.max_area = max_area
         self.ignore_label = ignore_label
 
-    def get_transform(self, image: np.ndarray, sem_seg: np.ndarray, segments_info: Any) -> Transform:
+    def get_transform(self, image: np.ndarray, ids: np.ndarray, segments_info: Any) -> Transform:
         transform = self.crop.get_transform(image)
         for _ in range(9):
-            if self._is_mixed(transform.apply_segmentation(sem_seg), segments_info):
+            if self._is_mixed(transform.apply_segmentation(ids), segments_info):
                 break
             transform = self.crop.get_transform(image)
         return transform
 
-    def _is_mixed(self, label: np.ndarray, segments_info: Any) -> bool:
-        values, counts = np.unique(rgb_to_ids(label) if label.ndim == 3 else label, return_counts=True)
-        if label.ndim == 3:
+    def _is_mixed(self, ids: np.ndarray, segments_info: Any) -> bool:
+        values, counts = np.unique(ids, return_counts=True)
+        if segments_info is not None:
             category = {segment["id"]: segment["category_id"] for segment in segments_info}
             values = np.array([category.get(int(value), self.ignore_label) for value in values])
         area = {c: int(counts[values == c].sum()) for c in np.unique(values) if c != self.ignore_label}
@@ -100,11 +175,15 @@ class RandomCategoryCrop(T.Augmentation):
 def build_augmentations(cfg, is_train: bool, ignore_label: int) -> list[T.Augmentation]:
     """Resize, crop, turn, flip, colours: what ``INPUT.*`` asks for. At test time the resizing alone."""
     if not is_train:
-        return [T.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)]
+        return [ResizedCrop(T.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST))]
     sampling = cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING
-    augmentations = [T.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN, sampling)]
-    if cfg.INPUT.CROP.ENABLED:
-        augmentations.append(_build_crop(cfg, ignore_label))
+    resize = T.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN, sampling)
+    crop, max_area = cfg.INPUT.CROP, cfg.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA
+    augmentations: list[T.Augmentation]
+    if crop.ENABLED and max_area < 1.0:  # looks at the whole of the resized label
+        augmentations = [ResizedCrop(resize), RandomCategoryCrop(crop.TYPE, crop.SIZE, max_area, ignore_label)]
+    else:
+        augmentations = [ResizedCrop(resize, T.RandomCrop(crop.TYPE, crop.SIZE) if crop.ENABLED else None)]
     if cfg.INPUT.ROTATE90:
         augmentations.append(RandomRotate90())
     if cfg.INPUT.RANDOM_FLIP not in ("horizontal", "vertical", "none"):
@@ -115,10 +194,3 @@ def build_augmentations(cfg, is_train: bool, ignore_label: int) -> list[T.Augmen
     if cfg.INPUT.COLOR_JITTER:
         augmentations += [T.RandomBrightness(*JITTER), T.RandomContrast(*JITTER), T.RandomSaturation(*JITTER)]
     return augmentations
-
-
-def _build_crop(cfg, ignore_label: int) -> T.Augmentation:
-    max_area = cfg.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA
-    if max_area < 1.0:
-        return RandomCategoryCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE, max_area, ignore_label)
-    return T.RandomCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE)
