@@ -1,8 +1,8 @@
 """Third-party backbone checkpoints: recognise them, rename their keys, and say how well they match.
 
-Known layouts: SegmenTron's Xception-65, HRNet's ImageNet checkpoints, torchvision's ResNets, and Detectron2's own
-names (backbones or whole models). A layout is recognised by one key that only it has; what stands before that key
-("module.", "encoder.", ...) is a prefix of all keys of the backbone.
+Known layouts: SegmenTron's Xception-65, HRNet's ImageNet checkpoints, HRNet-OCR's and NVIDIA's whole semantic models,
+torchvision's ResNets, and Detectron2's own names (backbones or whole models). A layout is recognised by one key that
+only it has; what stands before that key ("module.", "encoder.", ...) is a prefix of all keys.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling.backbone import build_resnet_backbone
 
 from panoptic_plugin.backbones.hrnet import HRNet
+from panoptic_plugin.backbones.ocr_weights import expected_head, rename_hrnet_ocr, rename_nvidia
 from panoptic_plugin.backbones.stages import FEATURES
 from panoptic_plugin.backbones.xception import Xception65
 from panoptic_plugin.errors import CheckpointError
@@ -94,7 +95,7 @@ def convert_state_dict(weights: Weights, layout: str | None = None) -> tuple[dic
         layout: a key of :data:`LAYOUTS`; by default it is recognised.
 
     Returns:
-        The tensors that fit, by Detectron2's name without a ``backbone.`` prefix (whole models keep theirs), and
+        The tensors that fit, by Detectron2's name without a ``backbone.`` prefix (whole models have one), and
         the report. Pass it to :func:`check_plausible` before using the weights.
 
     Raises:
@@ -220,6 +221,16 @@ def _expected_hrnet(weights: Weights) -> Shapes:
         return _shapes(HRNet(width=width, modules=modules, blocks=blocks))
 
 
+def _backbone_of(weights: Weights) -> dict[str, torch.Tensor]:
+    return {key[len("backbone.") :]: value for key, value in weights.items() if key.startswith("backbone.")}
+
+
+def _expected_ocr(weights: Weights) -> Shapes:
+    backbone = _backbone_of(weights)
+    expected = {f"backbone.{key}": shape for key, shape in _expected_hrnet(backbone).items()}
+    return expected | expected_head(weights, _hrnet_numbers(backbone)[0])
+
+
 def _resnet_numbers(weights: Weights) -> tuple[int, int, int] | None:
     """Depth, groups and width of a group of a ResNet under Detectron2's names; None where they do not add up."""
     blocks = [_count(rf"^{stage}\.(\d+)\.", weights) for stage in FEATURES]
@@ -263,6 +274,18 @@ def _advise_hrnet(weights: Weights) -> str:
     )
 
 
+def _advise_hrnet_ocr(weights: Weights) -> str:
+    return f"{_advise_hrnet(_backbone_of(weights))}, MODEL.SEM_SEG_HEAD.NAME PluginHRNetOCRHead"
+
+
+def _advise_nvidia(weights: Weights) -> str:
+    return (
+        f"{_advise_hrnet_ocr(weights)}, and False for MODEL.HRNET.ALIGN_CORNERS and MODEL.SEM_SEG_HEAD.OCR."
+        "ALIGN_CORNERS; as MODEL.PANOPTIC_DEEPLAB.SEMANTIC.PRETRAINED with SEMANTIC.ALIGN_CORNERS False, "
+        "FUSION_STRIDE 1 and, where it was trained with RMI, ACTIVATION sigmoid"
+    )
+
+
 def _advise_resnet(weights: Weights) -> str:
     depth, groups, width_per_group = _resnet_numbers(weights) or (50, 1, 64)
     return (
@@ -296,6 +319,15 @@ LAYOUTS = {
         _expected_xception,
         _advise_xception,
     ),
+    # Their backbones are HRNets, too.
+    "nvidia_ocr": Layout(
+        "NVIDIA's HRNet-OCR with multi-scale attention",
+        r"ocr\.conv3x3_ocr\.0\.weight",
+        rename_nvidia,
+        _expected_ocr,
+        _advise_nvidia,
+    ),
+    "hrnet_ocr": Layout("HRNet-OCR", r"conv3x3_ocr\.0\.weight", rename_hrnet_ocr, _expected_ocr, _advise_hrnet_ocr),
     "hrnet": Layout("HRNet", r"stage4\.0\.branches\.3\.0\.conv1\.weight", _keep, _expected_hrnet, _advise_hrnet),
     "torchvision_resnet": Layout(
         "torchvision's ResNet", r"layer4\.0\.conv1\.weight", _rename_torchvision, _expected_resnet, _advise_resnet

@@ -19,8 +19,9 @@ SHOWN_KEYS = 5
 def build_parser() -> argparse.ArgumentParser:
     """The command line of the converter."""
     parser = argparse.ArgumentParser(
-        description="Convert ImageNet weights (SegmenTron's Xception-65, HRNet, torchvision's ResNets) or Detectron2 "
-        "weights for MODEL.WEIGHTS. The input is read as data: no code in it can run."
+        description="Convert ImageNet weights (SegmenTron's Xception-65, HRNet, torchvision's ResNets), semantic "
+        "models (HRNet-OCR, NVIDIA's multi-scale attention) or Detectron2 weights for MODEL.WEIGHTS. The input is read "
+        "as data: no code in it can run."
     )
     parser.add_argument("input", metavar="IN", help="weights: a file of torch.save, safetensors or a pickle")
     parser.add_argument("output", metavar="OUT", help=f"the file to write; it ends in {', '.join(WRITERS)}")

@@ -7,6 +7,7 @@ M mid channels (512), K key channels (256).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import nn
@@ -59,12 +60,12 @@ class ObjectAttention(nn.Module):
             bn_eps: of the batch norms.
         """
         super().__init__()
-        made = {"norm": norm, "bn_eps": bn_eps}
-        self.query = conv_norm_relu([channels, key_channels, key_channels], **made)
-        self.key = conv_norm_relu([channels, key_channels, key_channels], **made)
-        self.value = conv_norm_relu([channels, key_channels], **made)
-        self.up = conv_norm_relu([key_channels, channels], **made)
-        self.fuse = nn.Sequential(*conv_norm_relu([2 * channels, channels], **made), nn.Dropout2d(dropout))
+        make = partial(conv_norm_relu, norm=norm, bn_eps=bn_eps)
+        self.query = make([channels, key_channels, key_channels])
+        self.key = make([channels, key_channels, key_channels])
+        self.value = make([channels, key_channels])
+        self.up = make([key_channels, channels])
+        self.fuse = nn.Sequential(*make([2 * channels, channels]), nn.Dropout2d(dropout))
 
     def forward(self, features: torch.Tensor, regions: torch.Tensor) -> torch.Tensor:
         """Features (N, M, h, w) and regions (N, M, C) to features with context (N, M, h, w)."""

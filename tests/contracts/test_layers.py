@@ -36,8 +36,18 @@ RULES: dict[str, set[str]] = {
     "config_files": {"registry"},
     "register": {"*"},
     # layers: which batch norm a model runs with depends on the device and the processes, which only engine knows.
-    # visualization: a training draws previews.
-    "engine": {"config", "data", "evaluation", "structures", "registry", "layers", "files", "visualization"},
+    # visualization: a training draws previews. backbones: weights for a part of a model are recognised by their names.
+    "engine": {
+        "config",
+        "data",
+        "evaluation",
+        "structures",
+        "registry",
+        "layers",
+        "files",
+        "visualization",
+        "backbones",
+    },
     "export": {"config", "engine"},
     "tuning": {"config", "engine"},
     # data: a page about a dataset reads the dataset.

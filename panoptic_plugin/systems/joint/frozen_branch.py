@@ -28,6 +28,7 @@ class FrozenModelBranch(SemanticBranch):
     Its images are normalised its own way, whatever the joint network's mean, deviation and order of channels.
     """
 
+    head_name = "model.sem_seg_head"
     class_tensors = ("model.sem_seg_head.predictor.weight", "model.sem_seg_head.predictor.bias")
 
     @configurable

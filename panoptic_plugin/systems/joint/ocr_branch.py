@@ -10,7 +10,8 @@ from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.backbone import Backbone
 
-from panoptic_plugin.heads.ocr import OCRLayers, ocr_layer_arguments
+from panoptic_plugin.heads.ocr import ocr_layer_arguments
+from panoptic_plugin.layers.ocr_layers import OCRLayers
 from panoptic_plugin.registry import SEMANTIC_BRANCH_REGISTRY
 from panoptic_plugin.systems.joint.semantic_branch import (
     FEATURES,
@@ -26,6 +27,7 @@ from panoptic_plugin.systems.joint.semantic_branch import (
 class MscaleOCRBranch(SemanticBranch):
     """Own backbone, OCR with its supervised auxiliary output, and attention between the scales."""
 
+    head_name = "ocr"
     class_tensors = tuple(f"ocr.{layer}.{kind}" for layer in ("regions.3", "predictor") for kind in ("weight", "bias"))
 
     @configurable

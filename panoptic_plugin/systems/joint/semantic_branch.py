@@ -49,10 +49,12 @@ class SemanticBranch(nn.Module):
         feature_channels: F of the features it gives, or None.
         activation: "softmax" or "sigmoid": what makes scores of its logits.
         uses_shared_features: whether it reads the features of the instance branch's backbone.
+        head_name: the part of the branch that is called ``sem_seg_head`` in a model by itself.
         class_tensors: names in the state dict of the tensors with one row a class.
     """
 
     uses_shared_features = False
+    head_name = "head"
     class_tensors: tuple[str, ...] = ()
 
     def __init__(
