@@ -11,8 +11,14 @@ from panoptic_plugin.postprocessing.centers import find_centers
 from panoptic_plugin.postprocessing.grouping import centers_of_pixels
 from panoptic_plugin.postprocessing.instances import mean_probability
 from panoptic_plugin.postprocessing.merge import merge_pixels, thing_table
+from panoptic_plugin.postprocessing.pixel_scores import PixelScores
 from panoptic_plugin.postprocessing.pixels import compact_labels, look_up, pixels_of
 from panoptic_plugin.postprocessing.semantic import SemanticLogits, SemanticMap, classify
+from panoptic_plugin.postprocessing.semantic_grouping import GroupingOptions, regroup
+from panoptic_plugin.postprocessing.thing_repair import Groups, leave_out, spawn
+
+MAJORITY = GroupingOptions()
+SCORES = ("both", "semantic", "center")
 
 
 class Grouping(NamedTuple):
@@ -26,6 +32,7 @@ class Grouping(NamedTuple):
         heights: float (K,), the heatmap at the centers.
         pixels: int64 (P,) positions y * W + x of the pixels of instances.
         instances: integers (P,), 0 to K - 1.
+        kept: places of ``pixels`` among those that were given; None where all of them, or none, belong to instances.
     """
 
     panoptic: torch.Tensor
@@ -34,6 +41,7 @@ class Grouping(NamedTuple):
     heights: torch.Tensor
     pixels: torch.Tensor
     instances: torch.Tensor
+    kept: torch.Tensor | None = None
 
 
 def panoptic_from_outputs(
@@ -46,7 +54,7 @@ def panoptic_from_outputs(
         heatmap: float (1, H, W), centers.
         offsets: float (2, H, W), (dy, dx) in pixels of this size.
         thing_ids: the categories that are things.
-        arguments: the other ones of :func:`group_labels`.
+        arguments: the other ones of :func:`panoptic_from_semantic`.
 
     Returns:
         int64 (H, W) panoptic ids, and one dict a segment; see :func:`panoptic_from_semantic`.
@@ -63,14 +71,19 @@ def panoptic_from_semantic(
     offsets: torch.Tensor,
     *,
     thing_ids: Collection[int],
+    score: str = "both",
     **arguments: Any,
 ) -> tuple[torch.Tensor, list[dict[str, Any]]]:
     """As :func:`panoptic_from_outputs`, with the semantic map that the logits were classified to.
 
+    Args:
+        score: "semantic", the mean probability of the class over the segment; "center", the heatmap at its center;
+            "both", their product.
+        arguments: the other ones of :func:`group_labels`.
+
     Returns:
         int64 (H, W) panoptic ids, and one dict a segment, sorted by id: id, category_id, isthing, area (pixels), score
-        and center_yx (both None for stuff). The score is the mean probability of the class over the segment times the
-        heatmap at its center.
+        and center_yx (both None for stuff).
     """
     found = group_labels(
         semantic.labels,
@@ -79,15 +92,21 @@ def panoptic_from_semantic(
         num_classes=logits.num_classes,
         thing_ids=thing_ids,
         pixels=semantic.pixels,
+        scores=PixelScores(logits, semantic) if _needs_scores(arguments.get("grouping", MAJORITY)) else None,
         **arguments,
     )
     categories = torch.zeros(len(found.centers), dtype=torch.int64)
     for segment in found.segments:
         if segment["isthing"]:
             categories[segment["instance_id"] - 1] = segment["category_id"]
-    probability = mean_probability(logits, semantic, found.instances, categories.to(heatmap.device))
-    scores = (probability * found.heights).tolist()
-    return found.panoptic, _describe(found.segments, scores, found.centers.tolist())
+    if score == "center":
+        scores = found.heights.double()
+    else:
+        if found.kept is not None:
+            semantic = _only(semantic, found.kept)
+        scores = mean_probability(logits, semantic, found.instances, categories.to(heatmap.device))
+        scores = scores * found.heights if score == "both" else scores
+    return found.panoptic, _describe(found.segments, scores.tolist(), found.centers.tolist())
 
 
 def group_labels(
@@ -104,6 +123,8 @@ def group_labels(
     top_k: int | None,
     void: int = -1,
     pixels: torch.Tensor | None = None,
+    grouping: GroupingOptions = MAJORITY,
+    scores: PixelScores | None = None,
 ) -> Grouping:
     """Find centers, group thing pixels around them, merge with the semantic segmentation.
 
@@ -120,19 +141,78 @@ def group_labels(
         top_k: at most so many centers.
         void: id of pixels that belong to nothing.
         pixels: int64 (P,) ascending positions y * W + x of the pixels of things, where they are known; saves a search.
+        grouping: how pixels are grouped; the default is the plain rule.
+        scores: probabilities at ``pixels``, which any other ``grouping`` needs.
     """
     labels = compact_labels(labels, num_classes)
     is_thing = thing_table(thing_ids, num_classes, labels.device)
     centers, heights = find_centers(heatmap.float(), threshold, nms_kernel, top_k)
     if pixels is None:
         pixels = pixels_of(look_up(is_thing, labels))
-    if len(centers) == 0:
-        pixels = pixels[:0]
-    instances = centers_of_pixels(centers, offsets, pixels)
+    kept: torch.Tensor | None = None
+    if _needs_scores(grouping) and len(pixels) > 0:
+        assert scores is not None, "a grouping by classes needs their probabilities"
+        groups = _group(centers, heights, heatmap, offsets, scores, is_thing, grouping)
+        labels, kept = _relabelled(labels, pixels, groups), (groups.instances >= 0).nonzero()[:, 0]
+        centers, heights, pixels = groups.centers, groups.heights, pixels.index_select(0, kept)
+        instances = groups.instances.index_select(0, kept)
+    else:
+        pixels = pixels if len(centers) > 0 else pixels[:0]
+        instances = centers_of_pixels(centers, offsets, pixels)
     panoptic, segments = merge_pixels(
         labels, pixels, instances, len(centers), is_thing, label_divisor, stuff_area, void
     )
-    return Grouping(panoptic, segments, centers, heights, pixels, instances)
+    return Grouping(panoptic, segments, centers, heights, pixels, instances, kept)
+
+
+def _needs_scores(options: GroupingOptions) -> bool:
+    """Whether anything but the plain rule is asked for."""
+    return options.mode != "majority" or options.void_radius > 0 or options.spawn_area > 0
+
+
+def _group(
+    centers: torch.Tensor,
+    heights: torch.Tensor,
+    heatmap: torch.Tensor,
+    offsets: torch.Tensor,
+    scores: PixelScores,
+    is_thing: torch.Tensor,
+    options: GroupingOptions,
+) -> Groups:
+    """Instances of all thing pixels by any of the rules, for the arguments see :func:`group_labels`."""
+    if len(centers) > 0:
+        nearest = centers_of_pixels(centers, offsets, scores.pixels)
+        groups = Groups(centers, heights, *regroup(centers, offsets, nearest, scores, is_thing, options))
+    else:
+        nobody = torch.full(scores.pixels.shape, -1, dtype=torch.int32, device=offsets.device)
+        groups = Groups(centers, heights, nobody, torch.zeros(0, dtype=torch.int64, device=offsets.device))
+    if options.spawn_area > 0:
+        groups = spawn(groups, heatmap, offsets, scores, options.spawn_radius, options.spawn_area)
+    if options.void_radius > 0:
+        groups = leave_out(groups, offsets, scores, options.void_radius, options.void_probability)
+    return groups
+
+
+def _relabelled(labels: torch.Tensor, pixels: torch.Tensor, groups: Groups) -> torch.Tensor:
+    """Labels (H, W) with the class of its instance at each pixel of one."""
+    own = labels.reshape(-1).index_select(0, pixels)
+    wanted = groups.categories.to(labels.dtype)
+    # A pixel of no instance, -1, keeps its own.
+    if len(wanted) == 0:
+        return labels
+    wanted = wanted.index_select(0, groups.instances.clamp(min=0))
+    changed = ((own != wanted) & (groups.instances >= 0)).nonzero()[:, 0]
+    if len(changed) == 0:
+        return labels
+    labels = labels.clone()
+    labels.view(-1)[pixels.index_select(0, changed)] = wanted.index_select(0, changed)
+    return labels
+
+
+def _only(semantic: SemanticMap, kept: torch.Tensor) -> SemanticMap:
+    """Of the thing pixels only some."""
+    pixels, top, log_sum = (each.index_select(0, kept) for each in (semantic.pixels, semantic.top, semantic.log_sum))
+    return SemanticMap(semantic.labels, pixels, top, log_sum)
 
 
 def _describe(segments: list[dict[str, Any]], scores: list[float], centers_yx: list[list[int]]) -> list[dict[str, Any]]:

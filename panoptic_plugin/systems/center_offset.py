@@ -6,6 +6,7 @@ results, the keys of that way and its test-time augmentation (``center_offset_tt
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,7 +18,9 @@ from panoptic_plugin.postprocessing.merge import thing_table
 from panoptic_plugin.postprocessing.panoptic_deeplab import panoptic_from_semantic
 from panoptic_plugin.postprocessing.resize import offsets_to_output_size, to_output_size
 from panoptic_plugin.postprocessing.semantic import SemanticLogits, classify, logits_of_result
+from panoptic_plugin.postprocessing.semantic_grouping import GroupingOptions
 from panoptic_plugin.systems.base import Batch, PanopticSystem, output_size, panoptic_output
+from panoptic_plugin.systems.grouping import grouping_arguments
 from panoptic_plugin.systems.metadata import panoptic_classes
 
 INSTANCE_TARGETS = ("center", "center_weights", "offset", "offset_weights")
@@ -37,6 +40,8 @@ class CenterOffsetSystem(PanopticSystem):
         top_k: int,
         predict_instances: bool,
         return_logits: bool = True,
+        grouping: GroupingOptions | None = None,
+        score: str = "both",
         **system_arguments: Any,
     ) -> None:
         """
@@ -50,6 +55,10 @@ class CenterOffsetSystem(PanopticSystem):
             predict_instances: whether results hold ``instances`` too.
             return_logits: whether ``sem_seg`` of results is logits (C, H, W) or the categories (H, W). The latter
                 is several times as fast to make on a CPU; it can be changed at any time.
+            grouping: how thing pixels find their instance, with lengths in pixels of the network input; by default the
+                center nearest to where their offset points.
+            score: of instances: "both", "semantic" or "center", see
+                :func:`~panoptic_plugin.postprocessing.panoptic_deeplab.panoptic_from_semantic`.
             system_arguments: those of :class:`PanopticSystem`.
         """
         super().__init__(**system_arguments)
@@ -63,7 +72,9 @@ class CenterOffsetSystem(PanopticSystem):
             "threshold": center_threshold,
             "nms_kernel": nms_kernel,
             "top_k": top_k,
+            "score": score,
         }
+        self.grouping = grouping or GroupingOptions()
 
     def forward(self, batched_inputs: Batch) -> dict[str, torch.Tensor] | list[dict[str, Any]]:
         """Losses in training, results in evaluation.
@@ -127,12 +138,19 @@ class CenterOffsetSystem(PanopticSystem):
             logits_of_result(logits.float(), stride, image_size, size),
             to_output_size(heatmap.float(), image_size, size),
             offsets_to_output_size(offsets.float(), image_size, size),
+            scale=math.sqrt(math.prod(size) / math.prod(image_size)),
         )
 
-    def result_of_maps(self, source: SemanticLogits, heatmap: torch.Tensor, offsets: torch.Tensor) -> dict[str, Any]:
-        """Outputs at the size of the result, heatmap (1, H, W) and offsets (2, H, W) in its pixels, to the result."""
+    def result_of_maps(
+        self, source: SemanticLogits, heatmap: torch.Tensor, offsets: torch.Tensor, scale: float = 1.0
+    ) -> dict[str, Any]:
+        """Outputs at the size of the result, heatmap (1, H, W) and offsets (2, H, W) in its pixels, to the result.
+
+        ``scale`` is how many times as wide and high the result is as the network input.
+        """
         semantic = classify(source, thing_table(self.thing_ids, source.num_classes, heatmap.device))
-        panoptic, segments = panoptic_from_semantic(source, semantic, heatmap, offsets, **self.postprocessing_arguments)
+        arguments = {**self.postprocessing_arguments, "grouping": self.grouping.scaled(scale)}
+        panoptic, segments = panoptic_from_semantic(source, semantic, heatmap, offsets, **arguments)
         shown = source.whole() if self.return_logits else semantic.labels
         return panoptic_output(
             shown, panoptic, segments, predict_instances=self.predict_instances, thing_pixels=semantic.pixels
@@ -161,6 +179,7 @@ def center_offset_arguments(cfg: CfgNode) -> dict[str, Any]:
         "top_k": system.TOP_K_INSTANCE,
         "predict_instances": system.PREDICT_INSTANCES,
         "return_logits": system.get("RETURN_LOGITS", True),
+        **grouping_arguments(cfg),
     }
 
 

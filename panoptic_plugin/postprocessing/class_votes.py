@@ -1,0 +1,116 @@
+"""The class of each group of pixels, from the probabilities of its pixels.
+
+Adding up the probabilities of every class over every pixel would mean to enlarge all logits. But the probability of
+the most likely class, which is known, bounds those of the others: each is at most that, and at most what that leaves of
+1. In most groups the bounds decide; only the others are looked at pixel by pixel.
+
+Shapes: K centers, P thing pixels, C classes.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from panoptic_plugin.postprocessing.merge import PIXELS_AT_A_TIME
+from panoptic_plugin.postprocessing.pixel_scores import SMALLEST_PROBABILITY, PixelScores
+
+VOTES = ("soft", "hard", "log")
+
+
+class ClassVotes:
+    """What the pixels of each group say about its class.
+
+    "soft": the class with the highest sum of probabilities; "hard": the most frequent of the pixels' most likely
+    classes; "log": the class with the highest sum of logarithms of probabilities. Of equal ones the first counts.
+
+    Args:
+        scores: the thing pixels.
+        instances: integers (P,), 0 to K - 1.
+        num_centers: K.
+        is_thing: bool (C,), the classes that can be chosen.
+        vote: one of :data:`VOTES`.
+    """
+
+    def __init__(
+        self, scores: PixelScores, instances: torch.Tensor, num_centers: int, is_thing: torch.Tensor, vote: str
+    ) -> None:
+        self._scores, self._is_thing, self._vote = scores, is_thing, vote
+        self._shape = (num_centers, len(is_thing))
+        own, low, high = self._bounds()
+        # own[k, c]: what the pixels of k whose class is c give it; low, high: what they give each other class.
+        self._values = (own, low, high)
+        device = instances.device
+        self._sums = [torch.zeros(num_centers * len(is_thing), dtype=torch.float64, device=device) for _ in range(3)]
+        self._add(None, instances, 1)
+
+    def move(self, index: torch.Tensor, old: torch.Tensor, new: torch.Tensor) -> ClassVotes:
+        """The votes when pixels ``index`` (M,) belong to ``new`` (M,) in the place of ``old``; self stays as it is."""
+        moved = object.__new__(ClassVotes)
+        moved.__dict__.update(self.__dict__)
+        moved._sums = [each.clone() for each in self._sums]
+        moved._add(index, old, -1)
+        moved._add(index, new, 1)
+        return moved
+
+    def categories(self, instances: torch.Tensor) -> torch.Tensor:
+        """int64 (K,), the class of each group; -1 for one without pixels.
+
+        Args:
+            instances: integers (P,), the groups that were counted.
+        """
+        own, low, high = (each.view(self._shape) for each in self._sums)
+        # Sums of differences may leave a rounding error where a group has lost all pixels.
+        sizes = torch.bincount(instances, minlength=self._shape[0])
+        least = (own + low.sum(dim=1, keepdim=True) - low).masked_fill(~self._is_thing, -torch.inf)
+        if self._vote == "hard":
+            return torch.where(sizes > 0, least.argmax(dim=1), -1)
+        most = (own + high.sum(dim=1, keepdim=True) - high).masked_fill(~self._is_thing, -torch.inf)
+        floor, chosen = least.max(dim=1)
+        slack = 1e-6 * (1 + floor.abs()[:, None])
+        contends = (most >= floor[:, None] - slack) & (sizes > 0)[:, None]
+        contends.scatter_(1, chosen[:, None], (sizes > 0)[:, None])
+        undecided = contends.sum(dim=1) > 1
+        if undecided.any():
+            self._settle(chosen, undecided, contends, instances)
+        return torch.where(sizes > 0, chosen, -1)
+
+    def _settle(
+        self, chosen: torch.Tensor, undecided: torch.Tensor, contends: torch.Tensor, instances: torch.Tensor
+    ) -> None:
+        """Look at every pixel of the undecided groups, for every class that could win there; changes ``chosen``."""
+        index = undecided.index_select(0, instances).nonzero()[:, 0]
+        groups = instances.index_select(0, index)
+        sums = torch.full(self._shape, -torch.inf, dtype=torch.float64, device=chosen.device)
+        for category in (contends & undecided[:, None]).any(dim=0).nonzero()[:, 0].tolist():
+            logarithms = self._scores.log_probability_of(category, index)
+            values = logarithms.clamp_(min=math.log(SMALLEST_PROBABILITY)) if self._vote == "log" else logarithms.exp_()
+            column = torch.bincount(groups, weights=values.double(), minlength=self._shape[0])
+            sums[:, category] = torch.where(contends[:, category], column, -torch.inf)
+        chosen[undecided] = sums.argmax(dim=1)[undecided]
+
+    def _bounds(self) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
+        """What a pixel gives its own class, and at least and at most any other one: (P,), None for 0 (1 for own)."""
+        if self._vote == "hard":
+            return None, None, None
+        probability = self._scores.own_log_probability.exp()
+        left = torch.minimum(probability, 1 - probability)
+        if self._vote == "soft":
+            return probability, None, left
+        own = self._scores.own_log_probability.clamp(min=math.log(SMALLEST_PROBABILITY))
+        return own, torch.full_like(own, math.log(SMALLEST_PROBABILITY)), left.clamp(min=SMALLEST_PROBABILITY).log()
+
+    def _add(self, index: torch.Tensor | None, instances: torch.Tensor, sign: int) -> None:
+        for start in range(0, len(instances), PIXELS_AT_A_TIME):
+            some = slice(start, start + PIXELS_AT_A_TIME)
+            chosen: slice | torch.Tensor = some if index is None else index[some]
+            pairs = instances[some].int() * self._shape[1] + self._scores.categories[chosen]
+            for place, values in enumerate(self._values):
+                if values is not None:
+                    found = torch.bincount(pairs, weights=values[chosen].double(), minlength=len(self._sums[0]))
+                elif place == 0:
+                    found = torch.bincount(pairs, minlength=len(self._sums[0]))
+                else:
+                    continue
+                self._sums[place] += sign * found
