@@ -18,6 +18,7 @@ MAX_FILES = 64
 MAX_BYTES = 1 << 20
 # Aliases let a few lines of YAML stand for millions of values.
 MAX_VALUES = 100_000
+MAX_BITS = 63
 ROOTS_VARIABLE = "PANOPTIC_CONFIG_ROOTS"
 _OWN_CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
@@ -29,7 +30,7 @@ def base_chain(path: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
         ConfigError: a file is missing, malformed, too large or outside the allowed folders; or the ``_BASE_`` entries
             form a cycle, go more than 8 deep or name more than 64 files.
     """
-    files = _walk(path, (), _roots(path.expanduser().resolve()))
+    files = _walk(path, (), _roots(_resolved(path)))
     for number, item in enumerate(files):
         if number == MAX_FILES:
             raise ConfigError(f"{path}: _BASE_ leads to more than {MAX_FILES} files; flatten it")
@@ -37,7 +38,7 @@ def base_chain(path: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
 
 
 def _walk(path: Path, below: tuple[Path, ...], roots: list[Path]) -> Iterator[tuple[Path, dict[str, Any]]]:
-    resolved = path.expanduser().resolve()
+    resolved = _resolved(path)
     if resolved in below:
         chain = " -> ".join(str(file) for file in (*below, resolved))
         raise ConfigError(f"{path}: _BASE_ leads back to a file that is being read ({chain}); remove one link")
@@ -53,8 +54,22 @@ def _walk(path: Path, below: tuple[Path, ...], roots: list[Path]) -> Iterator[tu
     for base in [bases] if isinstance(bases, str) else bases if isinstance(bases, list) else [bases]:
         if not isinstance(base, str) or re.match(r"\w+://", base):
             raise ConfigError(f"{path}: _BASE_ holds {base!r}; expected a local file or a list of local files")
-        yield from _walk(resolved.parent / Path(base).expanduser(), (*below, resolved), roots)
+        yield from _walk(resolved.parent / _expanded(Path(base)), (*below, resolved), roots)
     yield resolved, content
+
+
+def _resolved(path: Path) -> Path:
+    try:
+        return _expanded(path).resolve()
+    except (OSError, ValueError, RuntimeError) as error:  # too long, a NUL character, a loop of links
+        raise ConfigError(f"config file {str(path)!r} cannot be found: {error}; correct its name") from None
+
+
+def _expanded(path: Path) -> Path:
+    try:
+        return path.expanduser()
+    except RuntimeError as error:  # nobody has that name
+        raise ConfigError(f"config file {str(path)!r} cannot be found: {error}; correct its name") from None
 
 
 def _roots(path: Path) -> list[Path]:
@@ -78,25 +93,32 @@ class _StrictLoader(yaml.SafeLoader):
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
-    if not path.is_file():
+    if not os.path.isfile(path):
         folder = path.parent
-        there = sorted(file.name for file in folder.glob("*.yaml")) if folder.is_dir() else []
+        there = sorted(file.name for file in folder.glob("*.yaml")) if os.path.isdir(folder) else []
         hint = suggestion(path.name, there) if there else f"The folder {folder} holds no YAML file."
-        raise ConfigError(f"config file {path} does not exist. {hint}")
+        fault = "is no file" if os.path.lexists(path) else "does not exist"
+        raise ConfigError(f"config file {path} {fault}. {hint}")
     if path.stat().st_size > MAX_BYTES:
         raise ConfigError(f"config file {path} has {path.stat().st_size:,} bytes, expected {MAX_BYTES:,} at most")
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
         too_many = _count(content, MAX_VALUES) > MAX_VALUES
+        beyond = not too_many and _number_beyond(content)
     except RecursionError:
         raise ConfigError(f"config file {path} is nested too deep; expected sections of KEY: VALUE lines") from None
-    except (yaml.YAMLError, UnicodeDecodeError, ValueError, TypeError) as error:  # the last two: odd dates, odd keys
+    # Of the last ones: odd dates, odd keys, sexagesimal numbers without end, a file that may not be read.
+    except (yaml.YAMLError, UnicodeDecodeError, ValueError, TypeError, OverflowError, OSError) as error:
         reason = " ".join(str(error).split())
-        if "could not determine a constructor for the tag" in reason:
+        if "tag:yaml.org,2002:merge" in reason:
+            reason += "; merge keys (<<) are not supported: write the values out, or name a file in _BASE_"
+        elif "could not determine a constructor for the tag" in reason:
             reason += "; a config file is data and runs no code: write the value out literally"
         raise ConfigError(f"config file {path} cannot be read: {reason}") from None
     if too_many:
         raise ConfigError(f"config file {path} stands for more than {MAX_VALUES:,} values; its aliases repeat too much")
+    if beyond:
+        raise ConfigError(f"config file {path} holds a whole number of more than {MAX_BITS} bits; make it smaller")
     if content is None:
         content = {}
     if not isinstance(content, dict):
@@ -116,3 +138,11 @@ def _count(value: Any, limit: int) -> int:
         if total > limit:
             break
     return total
+
+
+def _number_beyond(value: Any) -> bool:
+    """Whether there is a whole number that no key can mean, and that takes long to even print."""
+    if isinstance(value, int):
+        return value.bit_length() > MAX_BITS
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return any(map(_number_beyond, parts))

@@ -14,6 +14,7 @@ from detectron2.utils import comm
 
 from panoptic_plugin.cli.run import run_cli
 from panoptic_plugin.config import load_config
+from panoptic_plugin.config_values import check_values
 from panoptic_plugin.data.catalog import check_dataset_names, check_num_classes, register_custom_datasets
 from panoptic_plugin.data.validate.training import check_before_training
 from panoptic_plugin.engine.benchmark import benchmark
@@ -106,6 +107,7 @@ def check_inputs(cfg, args: argparse.Namespace) -> None:
     Raises:
         ConfigError, DatasetError, CheckpointError: what is wrong, and the remedy.
     """
+    check_values(cfg)
     register_custom_datasets(cfg)
     check_dataset_names(cfg)
     check_num_classes(cfg)

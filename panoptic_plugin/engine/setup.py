@@ -7,6 +7,7 @@ import logging
 import os
 import platform
 import sys
+import tempfile
 from collections.abc import Sequence
 
 import torch
@@ -80,14 +81,22 @@ def set_up_logs(folder: str | None, rank: int = 0) -> None:
 
 
 def _make_folder(folder: str) -> None:
+    """Make it and write there: a file system may be read-only, or full, whatever its permissions say."""
+    if "://" in folder or "\0" in folder:
+        raise ConfigError(f"OUTPUT_DIR {folder!r} is no local folder; name one, and copy what is in it afterwards")
     try:
         os.makedirs(folder, exist_ok=True)
     except OSError as error:
         raise ConfigError(
             f"OUTPUT_DIR {folder!r} cannot be made ({error.strerror}); name a folder you may write"
         ) from None
-    if not os.access(folder, os.W_OK):
-        raise ConfigError(f"OUTPUT_DIR {folder!r} cannot be written; name a folder you may write")
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"x")
+    except OSError as error:
+        raise ConfigError(
+            f"OUTPUT_DIR {folder!r} cannot be written ({error.strerror}); name a folder you may write"
+        ) from None
 
 
 def _save_config(cfg, path: str, keep: bool) -> None:

@@ -34,6 +34,7 @@ RULES: dict[str, set[str]] = {
     # Beyond the *config.py of backbones and systems, only the text of its own messages.
     "config": {"registry", "config_files"},
     "config_files": {"registry"},
+    "config_values": set(),
     "register": {"*"},
     # layers: which batch norm a model runs with depends on the device and the processes, which only engine knows.
     # visualization: a training draws previews. backbones: weights for a part of a model are recognised by their names.
