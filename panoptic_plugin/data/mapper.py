@@ -12,11 +12,10 @@ import torch
 from detectron2.config import configurable
 from detectron2.data import MetadataCatalog
 from detectron2.data import transforms as T
-from PIL import Image
 
 from panoptic_plugin.data.copy_paste import CopyPaste, paste_instances
 from panoptic_plugin.data.panoptic_json import IGNORE_LABEL
-from panoptic_plugin.data.reading import open_image, open_label, stored_size
+from panoptic_plugin.data.reading import Picture, open_image, open_label, stored_size
 from panoptic_plugin.data.transforms import PanopticAugInput, build_augmentations
 from panoptic_plugin.errors import ConfigError, DatasetError
 from panoptic_plugin.integrity import DEFAULT_MAX_PIXELS
@@ -108,8 +107,9 @@ class PanopticMapper:
     def _augmented(self, dataset_dict: dict[str, Any]) -> tuple[np.ndarray, Any, Any, tuple[int, int]]:
         """After the augmentations: image; int32 (H, W) panoptic ids or classes, None at test time; segments, None
         without panoptic ids. And (height, width) before them."""
-        picture = open_image(dataset_dict["file_name"], max_pixels=self.max_pixels)
-        size = (picture.height, picture.width)
+        mode = "L" if self.image_format == "L" else "RGB"
+        picture = open_image(dataset_dict["file_name"], mode, max_pixels=self.max_pixels)
+        size = picture.size
         _check_size(dataset_dict, size)
         label, segments_info = self._open_label(dataset_dict, size) if self.is_train else (None, None)
         aug_input = PanopticAugInput(picture, image_format=self.image_format, label=label, segments_info=segments_info)
@@ -127,7 +127,7 @@ class PanopticMapper:
         chosen = self.copy_paste.choose(donor_segments)
         return paste_instances(image, ids, segments_info, donor_image, donor_ids, chosen)
 
-    def _open_label(self, dataset_dict: dict[str, Any], size: tuple[int, int]) -> tuple[Image.Image, Any]:
+    def _open_label(self, dataset_dict: dict[str, Any], size: tuple[int, int]) -> tuple[Picture, Any]:
         """The panoptic label and its segments; or the semantic label of a set without panoptic ones, and None."""
         read = partial(open_label, image_path=dataset_dict["file_name"], image_size=size, max_pixels=self.max_pixels)
         if "pan_seg_file_name" in dataset_dict:

@@ -7,35 +7,63 @@ own entry, and by the image's where it was drawn on the stored, unturned pixels.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from detectron2.data import detection_utils
 from PIL import Image, ImageOps
 
+from panoptic_plugin.data.png import first_rows, png_size
 from panoptic_plugin.errors import DatasetError
-from panoptic_plugin.integrity import DEFAULT_MAX_PIXELS, IMAGE_FORMATS, read_image_bytes, undecodable
+from panoptic_plugin.integrity import (
+    DEFAULT_MAX_PIXELS,
+    IMAGE_FORMATS,
+    PNG_SIGNATURE,
+    read_image_bytes,
+    undecodable,
+)
 
 ORIENTATION = 0x0112  # EXIF tag
+# A PNG that may say how to turn it holds one of these words: a chunk of EXIF data, or a text with EXIF or XMP data.
+MAY_TURN = (b"eXIf", b"exif", b"adobe.xmp")
 
 
-def open_image(path: str, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image.Image:
-    """An upright image, decoded, as Pillow has it.
+@dataclass(frozen=True)
+class Picture:
+    """An upright picture of a file that is whole.
+
+    Attributes:
+        size: (height, width).
+        decode: gives the picture. With a number of rows, those below may be missing: of a PNG they are not decoded.
+    """
+
+    size: tuple[int, int]
+    decode: Callable[..., Image.Image]
+
+    def converted(self, convert: Callable[[Image.Image], Image.Image]) -> Picture:
+        """With ``convert`` after decoding."""
+        return Picture(self.size, lambda rows=None: convert(self.decode(rows)))
+
+
+def open_image(path: str, mode: str = "", *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Picture:
+    """An image that is decoded when its pixels are asked for.
 
     Args:
         path: the file, in any format of :data:`~panoptic_plugin.integrity.IMAGE_FORMATS`.
+        mode: Pillow's mode to convert it to, "RGB" or "L"; "" leaves it as it is stored.
         max_pixels: a larger image is refused before it is decoded.
 
     Raises:
-        DatasetError: the file is missing, damaged (see ``integrity.py``), too large or cannot be decoded.
+        DatasetError: the file is missing, damaged (see ``integrity.py``) or too large. Here or at decoding: it cannot
+            be decoded.
     """
-    with _opened("image", path, max_pixels) as stored:
-        return _upright(stored)
+    picture = _open("image", path, max_pixels)
+    return picture.converted(lambda image: _in_mode(image, mode)) if mode else picture
 
 
 def read_image(path: str, image_format: str, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> np.ndarray:
-    """As :func:`open_image`, as pixels.
+    """The pixels of :func:`open_image`.
 
     Args:
         image_format: "RGB", "BGR" or "L".
@@ -43,13 +71,13 @@ def read_image(path: str, image_format: str, *, max_pixels: int = DEFAULT_MAX_PI
     Returns:
         uint8 (H, W, 3), or (H, W, 1) for "L".
     """
-    return detection_utils.convert_PIL_to_numpy(open_image(path, max_pixels=max_pixels), image_format)
+    return detection_utils.convert_PIL_to_numpy(open_image(path, max_pixels=max_pixels).decode(), image_format)
 
 
 def open_label(
     path: str, mode: str, image_path: str, image_size: tuple[int, int], *, max_pixels: int = DEFAULT_MAX_PIXELS
-) -> Image.Image:
-    """A label PNG, decoded, turned as its image was.
+) -> Picture:
+    """A label PNG, turned as its image was.
 
     Args:
         path: the PNG.
@@ -62,53 +90,63 @@ def open_label(
         A picture of the image's size, of mode RGB, or of one whose pixels are class ids from 0 to 255.
 
     Raises:
-        DatasetError: the file is missing, damaged, too large, or not of the image's size.
+        DatasetError: the file is missing, damaged, too large, or not of the image's size. Here or at decoding: it
+            cannot be decoded, or is no semantic label.
     """
-    with _opened("label", path, max_pixels) as stored:
-        label = _upright(stored)
-        if mode == "RGB" and label.mode != "RGB":
-            label = label.convert("RGB")
-    if mode == "L" and label.mode not in ("L", "P"):
-        raise DatasetError(f"label {path} is not a grey 8-bit image; a semantic label holds one class id a pixel")
-    if _shape(label) != image_size:
-        label = _turn_like_image(label, image_path)
-    if _shape(label) != image_size:
+
+    def checked(label: Image.Image) -> Image.Image:
+        if mode == "L" and label.mode not in ("L", "P"):
+            raise DatasetError(f"label {path} is not a grey 8-bit image; a semantic label holds one class id a pixel")
+        return _in_mode(label, "RGB") if mode == "RGB" else label
+
+    picture = _open("label", path, max_pixels).converted(checked)
+    if picture.size != image_size:
+        picture = _decoded(_turn_like_image(picture.decode(), image_path))
+    if picture.size != image_size:
         raise DatasetError(
-            f"label {path} is {_size(_shape(label))}, but its image {image_path} is {_size(image_size)} (height x "
+            f"label {path} is {_size(picture.size)}, but its image {image_path} is {_size(image_size)} (height x "
             "width); make the label again from this image"
         )
-    return label
+    return picture
 
 
 def read_label(
     path: str, mode: str, image_path: str, image_size: tuple[int, int], *, max_pixels: int = DEFAULT_MAX_PIXELS
 ) -> np.ndarray:
-    """As :func:`open_label`, as pixels: uint8 (H, W, 3) or (H, W) with the image's size."""
-    return np.array(open_label(path, mode, image_path, image_size, max_pixels=max_pixels))
+    """The pixels of :func:`open_label`: uint8 (H, W, 3) or (H, W) with the image's size."""
+    return np.array(open_label(path, mode, image_path, image_size, max_pixels=max_pixels).decode())
 
 
-@contextmanager
-def _opened(what: str, path: str, max_pixels: int) -> Iterator[Image.Image]:
-    """The file as an image whose bytes are whole and whose size is within the budget, not decoded yet."""
+def _open(what: str, path: str, max_pixels: int) -> Picture:
+    """The file's bytes are whole and its size within the budget. What may be turned by EXIF is decoded at once."""
     content = read_image_bytes(what, path, max_pixels)
-    try:
-        with Image.open(io.BytesIO(content), formats=IMAGE_FORMATS) as whole:
-            yield whole
-    except DatasetError:
-        raise
+    if content.startswith(PNG_SIGNATURE) and not any(word in content for word in MAY_TURN):
+        height, width = png_size(content)
+        return Picture((height, width), lambda rows=None: _decode(what, path, first_rows(content, rows or height)))
+    return _decoded(_decode(what, path, content))
+
+
+def _decoded(image: Image.Image) -> Picture:
+    return Picture(_shape(image), lambda rows=None: image)
+
+
+def _decode(what: str, path: str, content: bytes) -> Image.Image:
+    """Decoded, and turned by its EXIF entry; a damaged entry is none, as in Detectron2."""
     # Pillow's decoders raise anything for a damaged file, most of it without the file's name.
+    try:
+        with Image.open(io.BytesIO(content), formats=IMAGE_FORMATS) as image:
+            image.load()
     except Exception as error:
         raise undecodable(what, path, " ".join(str(error).split()) or type(error).__name__) from None
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    """Decoded, and turned by its EXIF entry; a damaged entry is none, as in Detectron2."""
-    image.load()
     try:
         # Without the first look, an image that needs no turn would be copied.
         return ImageOps.exif_transpose(image) if image.getexif().get(ORIENTATION, 1) != 1 else image
     except Exception:
         return image
+
+
+def _in_mode(image: Image.Image, mode: str) -> Image.Image:
+    return image if image.mode == mode else image.convert(mode)
 
 
 def id_pixels(label: Image.Image) -> np.ndarray:

@@ -15,8 +15,8 @@ import numpy as np
 from detectron2.data import detection_utils
 from detectron2.data import transforms as T
 from fvcore.transforms.transform import Transform, TransformList
-from PIL import Image
 
+from panoptic_plugin.data.reading import Picture
 from panoptic_plugin.data.window import Window
 from panoptic_plugin.errors import ConfigError
 from panoptic_plugin.structures import rgb_to_ids
@@ -57,11 +57,11 @@ class RandomRotate90(T.Augmentation):
 class PanopticAugInput(T.AugInput):
     """Image and label, and the label's segments for those augmentations that look at classes.
 
-    Both are pictures first. They become arrays when :class:`ResizedCrop` cuts its window out of them, or when another
+    Both are files first. They become arrays when :class:`ResizedCrop` cuts its window out of them, or when another
     augmentation asks for ``image`` or ``sem_seg``.
 
     Args:
-        picture: the image, upright.
+        picture: the image, of mode L for the format "L" and of mode RGB for the others.
         image_format: "RGB", "BGR" or "L".
         label: panoptic colours (mode RGB), classes (mode L or P), or None.
         segments_info: the segments of a panoptic label; None with any other.
@@ -74,14 +74,13 @@ class PanopticAugInput(T.AugInput):
 
     def __init__(
         self,
-        picture: Image.Image,
+        picture: Picture,
         *,
         image_format: str,
-        label: Image.Image | None = None,
+        label: Picture | None = None,
         segments_info: Sequence[dict[str, Any]] | None = None,
     ):
-        mode = "L" if image_format == "L" else "RGB"
-        self.picture = picture if picture.mode == mode else picture.convert(mode)
+        self.picture = picture
         self.image_format = image_format
         self.label = label
         self.segments_info = segments_info
@@ -90,11 +89,11 @@ class PanopticAugInput(T.AugInput):
     # Computed at the first look, and set by ``transform`` of the base class like any attribute.
     @cached_property
     def image(self) -> np.ndarray:
-        return detection_utils.convert_PIL_to_numpy(self.picture, self.image_format)
+        return detection_utils.convert_PIL_to_numpy(self.picture.decode(), self.image_format)
 
     @cached_property
     def sem_seg(self) -> np.ndarray | None:
-        return None if self.label is None else np.asarray(self.label)
+        return None if self.label is None else np.asarray(self.label.decode())
 
     @property
     def ids(self) -> np.ndarray | None:
@@ -104,7 +103,7 @@ class PanopticAugInput(T.AugInput):
         return rgb_to_ids(self.sem_seg) if self.sem_seg.ndim == 3 else self.sem_seg.astype(np.int32, copy=False)
 
     def cut(self, window: Window) -> None:
-        """Leave this window of the resized pictures. Nothing may have looked at ``image`` or ``sem_seg`` before."""
+        """Leave this window of the resized picture and label, which nobody may have looked at before."""
         self.image = detection_utils.convert_PIL_to_numpy(window.of_image(self.picture), self.image_format)
         self.sem_seg = None if self.label is None else window.of_label(self.label)
 
@@ -124,7 +123,7 @@ class ResizedCrop(T.Augmentation):
         self.crop = crop
 
     def __call__(self, aug_input: PanopticAugInput) -> TransformList:
-        source = (aug_input.picture.height, aug_input.picture.width)
+        source = aug_input.picture.size
         resize = self.resize.get_transform(_blank(source))
         resized = source if isinstance(resize, T.NoOpTransform) else (resize.new_h, resize.new_w)
         crop = self.crop.get_transform(_blank(resized)) if self.crop else T.CropTransform(0, 0, *resized[::-1])

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from panoptic_plugin.data.reading import id_pixels
+from panoptic_plugin.data.reading import Picture
 
 FLOAT32_BITS = 24
 BILINEAR = Image.Resampling.BILINEAR
@@ -35,20 +35,22 @@ class Window:
     height: int
     width: int
 
-    def of_image(self, picture: Image.Image) -> Image.Image:
+    def of_image(self, picture: Picture) -> Image.Image:
         """What Detectron2's ResizeTransform (BILINEAR) and CropTransform give of a picture of mode RGB or L."""
         bottom, right = self.top + self.height, self.left + self.width
         lost_rows, lost_columns = (before - after for before, after in zip(self.source, self.resized, strict=True))
-        if self.resized == self.source or lost_rows > max(0, 2 * lost_columns):
-            return picture.resize(self.resized[::-1], BILINEAR).crop((self.left, self.top, right, bottom))
+        if self.resized == self.source:
+            return picture.decode(bottom).crop((self.left, self.top, right, bottom))
+        if lost_rows > max(0, 2 * lost_columns):
+            return picture.decode().resize(self.resized[::-1], BILINEAR).crop((self.left, self.top, right, bottom))
         y = _Span.around(self.top, bottom, self.source[0], self.resized[0])
         x = _Span.around(self.left, right, self.source[1], self.resized[1])
-        part = picture.crop((x.first, y.first, x.last, y.last))
+        part = picture.decode(y.last).crop((x.first, y.first, x.last, y.last))
         part = part.resize((x.stop - x.start, part.height), BILINEAR, (x.low, 0, x.high, part.height))
         part = part.resize((part.width, y.stop - y.start), BILINEAR, (0, y.low, part.width, y.high))
         return part.crop((self.left - x.start, self.top - y.start, right - x.start, bottom - y.start))
 
-    def of_label(self, picture: Image.Image) -> np.ndarray:
+    def of_label(self, picture: Picture) -> np.ndarray:
         """What the same transforms give of a label (NEAREST).
 
         Returns:
@@ -56,9 +58,14 @@ class Window:
         """
         rows = _nearest(self.source[0], self.resized[0])[self.top : self.top + self.height]
         columns = _nearest(self.source[1], self.resized[1])[self.left : self.left + self.width]
-        part = picture.crop((columns[0], rows[0], columns[-1] + 1, rows[-1] + 1))
-        pixels = id_pixels(part).astype(np.int32) if part.mode == "RGB" else np.asarray(part)
-        return np.take(pixels[rows - rows[0]], columns - columns[0], axis=1)
+        box = (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
+        part = picture.decode(box[3]).crop(box)
+        if part.mode == "RGB":  # four bytes a pixel, the last one without a meaning
+            pixels = np.frombuffer(part.tobytes("raw", "RGBX"), dtype="<i4").reshape(part.height, part.width)
+        else:
+            pixels = np.asarray(part)
+        nearest = np.take(pixels[rows - rows[0]], columns - columns[0], axis=1)
+        return nearest & 0xFFFFFF if part.mode == "RGB" else nearest
 
 
 @dataclass(frozen=True)
