@@ -14,7 +14,7 @@ import numpy as np
 from detectron2.data import detection_utils
 from PIL import Image, ImageOps
 
-from panoptic_plugin.data.png import first_rows, png_size
+from panoptic_plugin.data.png import first_rows, may_be_turned, png_size
 from panoptic_plugin.errors import DatasetError
 from panoptic_plugin.integrity import (
     DEFAULT_MAX_PIXELS,
@@ -25,8 +25,6 @@ from panoptic_plugin.integrity import (
 )
 
 ORIENTATION = 0x0112  # EXIF tag
-# A PNG that may say how to turn it holds one of these words: a chunk of EXIF data, or a text with EXIF or XMP data.
-MAY_TURN = (b"eXIf", b"exif", b"adobe.xmp")
 
 
 @dataclass(frozen=True)
@@ -120,7 +118,7 @@ def read_label(
 def _open(what: str, path: str, max_pixels: int) -> Picture:
     """The file's bytes are whole and its size within the budget. What may be turned by EXIF is decoded at once."""
     content = read_image_bytes(what, path, max_pixels)
-    if content.startswith(PNG_SIGNATURE) and not any(word in content for word in MAY_TURN):
+    if content.startswith(PNG_SIGNATURE) and not may_be_turned(content):
         height, width = png_size(content)
         return Picture((height, width), lambda rows=None: _decode(what, path, first_rows(content, rows or height)))
     return _decoded(_decode(what, path, content))
