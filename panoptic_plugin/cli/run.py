@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from argparse import Namespace
@@ -13,18 +14,26 @@ from panoptic_plugin.errors import UserError, one_line
 
 USER_ERROR = 2
 INTERRUPTED = 130
+# Whatever is written, logs too, can meet a disk that is full or was mounted anew as read-only.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 def run_cli(run: Callable[[Namespace], int | None], args: Namespace) -> int:
     """Call ``run(args)``; a :class:`UserError` becomes one line ``error: ...`` on stderr.
 
     Returns:
-        The exit code: that of ``run``, 2 for a mistake of the user, 130 after Ctrl-C. Other exceptions pass.
+        The exit code: that of ``run``, 2 for a mistake of the user or a full disk, 130 after Ctrl-C. Other exceptions pass.
     """
     try:
         return run(args) or 0
     except UserError as error:
         report_error(error)
+        return USER_ERROR
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        report_error(UserError(f"cannot write {error.filename or 'a file'}: {error.strerror}; make room, and go on "
+                               "with --resume where it is a training"))  # fmt: skip
         return USER_ERROR
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")

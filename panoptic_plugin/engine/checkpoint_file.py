@@ -9,8 +9,10 @@ import json
 import os
 import pickle
 import re
+import shutil
 import zipfile
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -114,18 +116,27 @@ def write_atomically(path: str | Path, write: Callable[[BinaryIO], object]) -> N
     path = Path(path)
     temporary = path.with_name(f".{path.name}.tmp")  # the same folder, so that the replacement is one step
     try:
-        with temporary.open("wb") as stream:
+        temporary.unlink(missing_ok=True)  # never written through: another job, or a link, may have put it there
+        with temporary.open("xb") as stream:
             write(stream)
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(temporary, path)
         _sync_folder(path.parent)
     except (OSError, RuntimeError) as cause:  # torch.save turns a full disk into a RuntimeError
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise CheckpointError(
-            f"cannot write {path}: {_one_line(cause)}. Expected a writable folder with free space; "
-            "what the file held before is untouched."
+            f"cannot write {path}: {_one_line(cause)}{_free_space(path.parent)}. Expected a writable folder with free "
+            "space; what the file held before is untouched."
         ) from cause
+
+
+def _free_space(folder: Path) -> str:
+    try:
+        return f" ({shutil.disk_usage(folder).free / 2**20:,.1f} MiB are free there)"
+    except OSError:
+        return ""
 
 
 def write_checkpoint_file(path: str | Path, content: Mapping[str, Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +16,23 @@ logger = logging.getLogger(__name__)
 POINTER = "last_checkpoint"
 # The best model so far. It can be resumed from as well, but no pointer ever names it: it may be long behind.
 BEST = "model_best"
+MAX_NAME_BYTES = 1024
 _PERIODIC = re.compile(r"model_(\d+)\.pth")
 
 
 def read_pointer(folder: Path) -> str:
     """The file name in ``last_checkpoint``; "" where there is none, or where it names no file of this folder."""
+    path = folder / POINTER
     try:
-        name = (folder / POINTER).read_text(encoding="utf-8").strip()
+        if not path.is_file() or path.stat().st_size > MAX_NAME_BYTES:
+            return ""
+        name = path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError):
         return ""
     if name and name != Path(name).name:
         logger.warning(
             "%s names %r, expected the name of a file beside it; looking for checkpoints instead",
-            folder / POINTER,
+            path,
             name,
         )
         return ""
@@ -78,4 +83,5 @@ def remove_leftovers(folder: Path) -> None:
     """Delete what a killed save has left: temporary files, which nothing ever reads."""
     for path in (*folder.glob(".model_*.pth.tmp"), *folder.glob(f".{POINTER}.tmp")):
         logger.info("Removing %s, left by a save that was killed", path)
-        path.unlink(missing_ok=True)
+        with suppress(OSError):  # what cannot be removed is never read anyway
+            path.unlink(missing_ok=True)

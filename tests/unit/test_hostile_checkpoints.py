@@ -190,3 +190,46 @@ def test_state_of_another_training_is_not_resumed(state, message, tmp_path):
     with pytest.raises(CheckpointError, match=rf"model_final\.pth.*{message}.*MODEL\.WEIGHTS"):
         checkpointer.resume_or_load("")
     checkpointer.resume_or_load(str(tmp_path / "model_final.pth"), resume=False)  # the weights alone are fine
+
+
+@pytest.fixture
+def run(tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (tmp_path / "outside.pth").write_bytes(b"not to be touched")
+    PluginCheckpointer(nn.Linear(4, 4), str(folder)).save("model_0000001", iteration=1)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "pointer",
+    [b"../outside.pth", b"/etc/passwd", b"", b"\xff\xfe", b"a\0b", b"x" * 5000, b"model_9.pth", "fifo", "folder"],
+)
+def test_a_pointer_leads_nowhere_else(pointer, run):
+    (run / "last_checkpoint").unlink()
+    if pointer == "fifo":
+        os.mkfifo(run / "last_checkpoint")
+    elif pointer == "folder":
+        (run / "last_checkpoint").mkdir()
+    else:
+        (run / "last_checkpoint").write_bytes(pointer)
+    assert PluginCheckpointer(nn.Linear(4, 4), str(run)).resume_or_load("") == {"iteration": 1}
+
+
+@pytest.mark.parametrize("kind", ["link", "fifo", "folder"])
+def test_a_save_does_not_write_through_what_lies_in_its_way(kind, run, tmp_path):
+    for name in (".model_0000002.pth.tmp", ".last_checkpoint.tmp"):
+        if kind == "link":
+            (run / name).symlink_to(tmp_path / "outside.pth")
+        elif kind == "fifo":
+            os.mkfifo(run / name)
+        else:
+            (run / name).mkdir()
+    checkpointer = PluginCheckpointer(nn.Linear(4, 4), str(run))
+    if kind == "folder":
+        with pytest.raises(CheckpointError, match=r"cannot write .*model_0000002\.pth"):
+            checkpointer.save("model_0000002", iteration=2)
+    else:
+        checkpointer.save("model_0000002", iteration=2)
+    assert checkpointer.resume_or_load("") == {"iteration": 1 if kind == "folder" else 2}
+    assert (tmp_path / "outside.pth").read_bytes() == b"not to be touched"

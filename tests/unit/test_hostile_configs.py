@@ -7,6 +7,7 @@ import os
 import pytest
 
 from panoptic_plugin import get_cfg, load_config
+from panoptic_plugin.cli.run import run_cli
 from panoptic_plugin.cli.train import main
 from panoptic_plugin.config_values import RULES, check_values
 from panoptic_plugin.engine.setup import set_up_job
@@ -88,3 +89,14 @@ def test_output_folders_that_cannot_be_written(folder):
     cfg.OUTPUT_DIR = folder
     with pytest.raises(ConfigError, match="^OUTPUT_DIR .*name"):
         set_up_job(cfg)
+
+
+def test_a_full_disk_is_one_line_whatever_was_written(capsys):
+    def write(args):
+        with open("/dev/full", "wb", buffering=0) as file:
+            file.write(b"x")
+
+    assert run_cli(write, None) == 2
+    assert capsys.readouterr().err.startswith("error: cannot write a file: No space left on device; make room")
+    with pytest.raises(FileNotFoundError):
+        run_cli(lambda args: open("/nowhere"), None)  # noqa: SIM115
