@@ -22,7 +22,7 @@ def run_cli(run: Callable[[Namespace], int | None], args: Namespace) -> int:
     """Call ``run(args)``; a :class:`UserError` becomes one line ``error: ...`` on stderr.
 
     Returns:
-        The exit code: that of ``run``, 2 for a mistake of the user or a full disk, 130 after Ctrl-C. Other exceptions pass.
+        The exit code: that of ``run``, 2 for a mistake of the user or a full disk, 130 after Ctrl-C. All else passes.
     """
     try:
         return run(args) or 0
