@@ -13,8 +13,9 @@ import math
 
 import torch
 
-from panoptic_plugin.postprocessing.merge import PIXELS_AT_A_TIME
+from panoptic_plugin.postprocessing.pair_runs import PairRuns
 from panoptic_plugin.postprocessing.pixel_scores import SMALLEST_PROBABILITY, PixelScores
+from panoptic_plugin.postprocessing.pixels import count_labels
 
 VOTES = ("soft", "hard", "log")
 
@@ -27,23 +28,25 @@ class ClassVotes:
 
     Args:
         scores: the thing pixels.
-        instances: integers (P,), 0 to K - 1.
+        runs: their groups, 0 to K - 1, and most likely classes.
         num_centers: K.
         is_thing: bool (C,), the classes that can be chosen.
         vote: one of :data:`VOTES`.
     """
 
     def __init__(
-        self, scores: PixelScores, instances: torch.Tensor, num_centers: int, is_thing: torch.Tensor, vote: str
+        self, scores: PixelScores, runs: PairRuns, num_centers: int, is_thing: torch.Tensor, vote: str
     ) -> None:
         self._scores, self._is_thing, self._vote = scores, is_thing, vote
         self._shape = (num_centers, len(is_thing))
         own, low, high = self._bounds()
         # own[k, c]: what the pixels of k whose class is c give it; low, high: what they give each other class.
         self._values = (own, low, high)
-        device = instances.device
-        self._sums = [torch.zeros(num_centers * len(is_thing), dtype=torch.float64, device=device) for _ in range(3)]
-        self._add(None, instances, 1)
+        zeros = torch.zeros(num_centers * len(is_thing), dtype=torch.float64, device=is_thing.device)
+        self._sums = [
+            zeros.clone() if values is None and place > 0 else runs.sums(values, self._shape)
+            for place, values in enumerate(self._values)
+        ]
 
     def move(self, index: torch.Tensor, old: torch.Tensor, new: torch.Tensor) -> ClassVotes:
         """The votes when pixels ``index`` (M,) belong to ``new`` (M,) in the place of ``old``; self stays as it is."""
@@ -62,7 +65,7 @@ class ClassVotes:
         """
         own, low, high = (each.view(self._shape) for each in self._sums)
         # Sums of differences may leave a rounding error where a group has lost all pixels.
-        sizes = torch.bincount(instances, minlength=self._shape[0])
+        sizes = count_labels(instances, self._shape[0])
         least = (own + low.sum(dim=1, keepdim=True) - low).masked_fill(~self._is_thing, -torch.inf)
         if self._vote == "hard":
             return torch.where(sizes > 0, least.argmax(dim=1), -1)
@@ -101,16 +104,9 @@ class ClassVotes:
         own = self._scores.own_log_probability.clamp(min=math.log(SMALLEST_PROBABILITY))
         return own, torch.full_like(own, math.log(SMALLEST_PROBABILITY)), left.clamp(min=SMALLEST_PROBABILITY).log()
 
-    def _add(self, index: torch.Tensor | None, instances: torch.Tensor, sign: int) -> None:
-        for start in range(0, len(instances), PIXELS_AT_A_TIME):
-            some = slice(start, start + PIXELS_AT_A_TIME)
-            chosen: slice | torch.Tensor = some if index is None else index[some]
-            pairs = instances[some].int() * self._shape[1] + self._scores.categories[chosen]
-            for place, values in enumerate(self._values):
-                if values is not None:
-                    found = torch.bincount(pairs, weights=values[chosen].double(), minlength=len(self._sums[0]))
-                elif place == 0:
-                    found = torch.bincount(pairs, minlength=len(self._sums[0]))
-                else:
-                    continue
-                self._sums[place] += sign * found
+    def _add(self, index: torch.Tensor, instances: torch.Tensor, sign: int) -> None:
+        pairs = instances.long() * self._shape[1] + self._scores.categories[index]
+        for place, values in enumerate(self._values):
+            if values is not None or place == 0:
+                weights = None if values is None else values[index].double()
+                self._sums[place] += sign * torch.bincount(pairs, weights=weights, minlength=len(self._sums[0]))

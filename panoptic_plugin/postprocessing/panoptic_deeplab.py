@@ -11,8 +11,9 @@ from panoptic_plugin.postprocessing.centers import find_centers
 from panoptic_plugin.postprocessing.grouping import centers_of_pixels
 from panoptic_plugin.postprocessing.instances import mean_probability
 from panoptic_plugin.postprocessing.merge import merge_pixels, thing_table
+from panoptic_plugin.postprocessing.pair_runs import PairRuns
 from panoptic_plugin.postprocessing.pixel_scores import PixelScores
-from panoptic_plugin.postprocessing.pixels import compact_labels, look_up, pixels_of
+from panoptic_plugin.postprocessing.pixels import compact_labels, look_up, pixels_of, put
 from panoptic_plugin.postprocessing.semantic import SemanticLogits, SemanticMap, classify
 from panoptic_plugin.postprocessing.semantic_grouping import GroupingOptions, regroup
 from panoptic_plugin.postprocessing.thing_repair import Groups, leave_out, spawn
@@ -153,9 +154,11 @@ def group_labels(
     if _needs_scores(grouping) and len(pixels) > 0:
         assert scores is not None, "a grouping by classes needs their probabilities"
         groups = _group(centers, heights, heatmap, offsets, scores, is_thing, grouping)
-        labels, kept = _relabelled(labels, pixels, groups), (groups.instances >= 0).nonzero()[:, 0]
-        centers, heights, pixels = groups.centers, groups.heights, pixels.index_select(0, kept)
-        instances = groups.instances.index_select(0, kept)
+        labels = _relabelled(labels, scores, groups)
+        centers, heights, instances = groups.centers, groups.heights, groups.instances
+        if _leaves_out(grouping) or len(centers) == 0:
+            kept = pixels_of(instances >= 0)
+            pixels, instances = pixels.index_select(0, kept), instances.index_select(0, kept)
     else:
         pixels = pixels if len(centers) > 0 else pixels[:0]
         instances = centers_of_pixels(centers, offsets, pixels)
@@ -165,9 +168,14 @@ def group_labels(
     return Grouping(panoptic, segments, centers, heights, pixels, instances, kept)
 
 
+def _leaves_out(options: GroupingOptions) -> bool:
+    """Whether pixels of things may belong to no instance though there is one."""
+    return options.void_radius > 0 or options.spawn_area > 0
+
+
 def _needs_scores(options: GroupingOptions) -> bool:
     """Whether anything but the plain rule is asked for."""
-    return options.mode != "majority" or options.void_radius > 0 or options.spawn_area > 0
+    return options.mode != "majority" or _leaves_out(options)
 
 
 def _group(
@@ -193,19 +201,18 @@ def _group(
     return groups
 
 
-def _relabelled(labels: torch.Tensor, pixels: torch.Tensor, groups: Groups) -> torch.Tensor:
+def _relabelled(labels: torch.Tensor, scores: PixelScores, groups: Groups) -> torch.Tensor:
     """Labels (H, W) with the class of its instance at each pixel of one."""
-    own = labels.reshape(-1).index_select(0, pixels)
-    wanted = groups.categories.to(labels.dtype)
-    # A pixel of no instance, -1, keeps its own.
-    if len(wanted) == 0:
-        return labels
-    wanted = wanted.index_select(0, groups.instances.clamp(min=0))
-    changed = ((own != wanted) & (groups.instances >= 0)).nonzero()[:, 0]
-    if len(changed) == 0:
+    # The last entry is for pixels of no instance, -1, which keep their own.
+    wanted = torch.cat([groups.categories, groups.categories.new_tensor([-1])])
+    runs = PairRuns(groups.instances, scores.categories)
+    wanted_of_runs = wanted[runs.instances.long()]
+    index = runs.places((wanted_of_runs != runs.categories) & (wanted_of_runs >= 0))
+    if len(index) == 0:
         return labels
     labels = labels.clone()
-    labels.view(-1)[pixels.index_select(0, changed)] = wanted.index_select(0, changed)
+    classes = wanted.to(labels.dtype).index_select(0, groups.instances.index_select(0, index).long())
+    put(labels.view(-1), scores.pixels.index_select(0, index), classes)
     return labels
 
 

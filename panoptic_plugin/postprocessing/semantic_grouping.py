@@ -18,8 +18,9 @@ from panoptic_plugin.postprocessing.cheapest_centers import cheapest_centers
 from panoptic_plugin.postprocessing.class_votes import VOTES, ClassVotes
 from panoptic_plugin.postprocessing.grouping import centers_of_pixels
 from panoptic_plugin.postprocessing.merge import thing_table
+from panoptic_plugin.postprocessing.pair_runs import PairRuns
 from panoptic_plugin.postprocessing.pixel_scores import PixelScores
-from panoptic_plugin.postprocessing.pixels import rows_and_columns
+from panoptic_plugin.postprocessing.pixels import count_labels, rows_and_columns
 from panoptic_plugin.postprocessing.semantic import SemanticLogits, classify
 
 MODES = ("majority", "class_strict", "semantic_map")
@@ -132,13 +133,13 @@ def regroup(
         int32 (P,), 0 to K - 1, and int64 (K,) classes, -1 for a center without pixels.
     """
     vote = "hard" if options.mode == "majority" else options.vote
-    votes = ClassVotes(scores, nearest, len(centers), is_thing, vote)
+    runs = PairRuns(nearest, scores.categories)
+    votes = ClassVotes(scores, runs, len(centers), is_thing, vote)
     categories, instances = votes.categories(nearest), nearest
     # A center that is the nearest of no pixel has no class, and never gets a pixel.
     can_move = options.mode == "class_strict" or (options.mode == "semantic_map" and options.weight > 0)
     for _ in range(int(options.iterations) if can_move else 0):
-        group_classes = categories.to(scores.categories.dtype).index_select(0, nearest)
-        index = (group_classes != scores.categories).nonzero()[:, 0]
+        index = runs.places(categories[runs.instances.long()] != runs.categories)
         old = nearest.index_select(0, index)
         new = _regrouped(centers.float(), offsets, categories, old.long(), index, scores, options).int()
         instances = nearest.clone()
@@ -149,7 +150,7 @@ def regroup(
         if torch.equal(changed, categories):
             break
         categories = changed
-    sizes = torch.bincount(instances, minlength=len(centers))
+    sizes = count_labels(instances, len(centers))
     return instances, torch.where(sizes > 0, categories, -1)
 
 
