@@ -21,6 +21,7 @@ from panoptic_plugin.heads.config import add_head_config
 from panoptic_plugin.registry import suggestion
 from panoptic_plugin.systems.detr.config import add_detr_config
 from panoptic_plugin.systems.panoptic_deeplab.config import add_panoptic_deeplab_keys
+from panoptic_plugin.tuning.config import add_tuning_keys
 
 
 def get_cfg() -> CfgNode:
@@ -30,6 +31,7 @@ def get_cfg() -> CfgNode:
     add_detr_config(cfg)
     add_backbone_config(cfg)
     add_head_config(cfg)
+    add_tuning_keys(cfg)
     _add_common_keys(cfg)
     return cfg
 
@@ -48,6 +50,11 @@ def _add_common_keys(cfg: CfgNode) -> None:
     cfg.INPUT.MAX_IMAGE_PIXELS = 64 * 1024 * 1024
     # Training targets by name: "panoptic_deeplab", or "semantic" for semantic segmentation alone.
     cfg.INPUT.TARGET_GENERATOR = "panoptic_deeplab"
+    # Whether training images are augmented at all; False resizes them as in tests.
+    cfg.INPUT.AUGMENT = True
+    # Half of the training images are resized to a shorter edge of 400, 500 or 600 and cropped to 384 to 600 pixels
+    # before anything else, as DETR is trained.
+    cfg.INPUT.DETR_CROP = False
     # Random brightness, contrast and saturation, each within +-20 %.
     cfg.INPUT.COLOR_JITTER = False
     # Share of the training samples that get objects of another training image pasted in.

@@ -14,6 +14,7 @@ COMMANDS = {
     "demo": ("panoptic_plugin.cli.demo", "draw the panoptic segmentation of images, videos and a camera"),
     "benchmark": ("panoptic_plugin.cli.benchmark", "time each stage of a config, from decoding to evaluation"),
     "report": ("panoptic_plugin.cli.report", "one page about one or several runs: curves, scores, images, time"),
+    "tune": ("panoptic_plugin.cli.tune", "tune loss weights and post-processing on a split of the training set"),
     "convert-weights": ("panoptic_plugin.cli.convert_weights", "turn ImageNet checkpoints into backbone weights"),
     "data": ("panoptic_plugin.cli.data", "validate, convert, prepare, subset, split, show and synthesize datasets"),
 }

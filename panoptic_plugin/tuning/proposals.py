@@ -1,4 +1,4 @@
-"""Which values to try next: Optuna's TPE where it is installed, else quasi-random points and then their best's vicinity.
+"""Which values to try next: Optuna's TPE where it is installed, else quasi-random points and then around their best.
 
 Both are seeded, and depend on nothing but what they are told in which order: told again what a killed study had found,
 they go on as it would have.

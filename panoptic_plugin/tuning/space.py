@@ -189,8 +189,8 @@ def _check_inside(cfg: CfgNode, parameter: Parameter) -> None:
     value = _config_value(cfg, parameter) / _unit(cfg, parameter)
     if not parameter.low < value < parameter.high:
         raise ConfigError(
-            f"parameter {parameter.name}: the baseline {value:g} is not inside {parameter.low:g} to {parameter.high:g}; "
-            "widen the bounds, or what is found cannot be compared with it"
+            f"parameter {parameter.name}: the baseline {value:g} is not inside {parameter.low:g} to "
+            f"{parameter.high:g}; widen the bounds, or what is found cannot be compared with it"
         )
 
 

@@ -50,7 +50,8 @@ RULES: dict[str, set[str]] = {
         "backbones",
     },
     "export": {"config", "engine"},
-    "tuning": {"config", "engine"},
+    # data, evaluation: a study cuts its split out of a dataset and scores trials image by image.
+    "tuning": {"config", "engine", "data", "evaluation", "registry", "files"},
     # data: a page about a dataset reads the dataset.
     "reports": {"structures", "evaluation", "visualization", "data", "registry", "files"},
     "cli": {"*"},
