@@ -57,6 +57,7 @@ ROWS = (
     "semantic_evaluation",
     "panoptic_evaluator",
     "targets",
+    "semantic_grouping",
     "mapper",
 )
 RECORD_KEYS = ("row", "case", "ours_ms", "reference_ms", "ratio", "reference", "equal", "equality", "asked")
