@@ -39,7 +39,7 @@ def ocr_config(*, num_classes: int = NUM_CLASSES, **semantic: object) -> CfgNode
     keys.BACKBONE = CfgNode({"NAME": "d2_hrnet", "DEPTH": 2, "MODULES": [1, 1, 1], "BLOCKS": 1})
     keys.ATTENTION_CHANNELS = 4
     for key, value in semantic.items():
-        keys[key] = value
+        keys[key] = CfgNode(value) if isinstance(value, dict) else value
     return cfg
 
 

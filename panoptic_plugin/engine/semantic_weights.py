@@ -127,23 +127,26 @@ def _named_for(branch: nn.Module, weights: Mapping[str, torch.Tensor], path: str
         dropped = [key for key in weights if not key.startswith(prefix)]
         return own, SemanticLoadReport(path, "own", dropped=dropped)
     converted, conversion = convert_state_dict(weights)
+    known = set(branch.state_dict())
     report = SemanticLoadReport(path, conversion.layout, dropped=list(conversion.dropped))
     named: Weights = {}
     renamed = {new: old for old, new in conversion.renamed.items()}
     for key, value in converted.items():
-        name = _in_branch(branch, key)
+        name = _in_branch(branch.head_name, known, key)
         if name is None:
             report.dropped.append(renamed.get(key, key))
         else:
             named[name] = value
     # A shape that contradicts the file's own other shapes: damage, whatever the branch.
-    report.mismatched = [(_in_branch(branch, key) or key, *shapes) for key, *shapes in conversion.mismatched]
+    for key, found, wanted in conversion.mismatched:
+        report.mismatched.append((_in_branch(branch.head_name, known, key) or key, found, wanted))
     return named, report
 
 
 def _own_prefix(branch: nn.Module, weights: Mapping[str, torch.Tensor]) -> str | None:
     """What stands before the branch's own names in the file ("semantic_branch." in a joint network); None: others."""
-    marks = [name for name in branch.class_tensors if name in branch.state_dict()]
+    known = set(branch.state_dict())
+    marks = [name for name in branch.class_tensors if name in known]
     for key in weights:
         for mark in marks:
             if key == mark or key.endswith(f".{mark}"):
@@ -151,16 +154,16 @@ def _own_prefix(branch: nn.Module, weights: Mapping[str, torch.Tensor]) -> str |
     return None
 
 
-def _in_branch(branch: nn.Module, key: str) -> str | None:
+def _in_branch(head_name: str, known: set[str], key: str) -> str | None:
     """The branch's name for a key of a model by itself, or of a backbone by itself; None for other parts."""
     start, _, rest = key.partition(".")
-    outer = branch.head_name.rpartition("sem_seg_head")[0]  # "model." where the branch holds a whole model
+    outer = head_name.rpartition("sem_seg_head")[0]  # "model." where the branch holds a whole model
     if start == "sem_seg_head":
-        return f"{branch.head_name}.{rest}"
+        return f"{head_name}.{rest}"
     if start in ("backbone", "multi_scale"):
         return outer + key if start == "backbone" else key
     own = f"{outer}backbone.{key}"
-    return own if own in branch.state_dict() else None
+    return own if own in known else None
 
 
 def _carry_rows(

@@ -77,6 +77,8 @@ def init_conv(conv: nn.Conv2d) -> nn.Conv2d:
 
     The fan is counted within one group, so a depthwise 3x3 convolution has a fan of 9. A bias becomes zero.
     """
+    if conv.weight.is_meta:  # there is nothing to fill, and PyTorch takes milliseconds over it
+        return conv
     fan_out = conv.out_channels // conv.groups * math.prod(conv.kernel_size)
     nn.init.normal_(conv.weight, std=math.sqrt(2.0 / fan_out))
     if conv.bias is not None:

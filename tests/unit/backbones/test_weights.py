@@ -129,7 +129,7 @@ def test_other_shapes_are_implausible(hrnet):
 
 
 def test_unknown_keys_list_what_is_known():
-    with pytest.raises(CheckpointError, match="(?s)the first are a.b.*SegmenTron's Xception-65; HRNet; torchvision"):
+    with pytest.raises(CheckpointError, match="(?s)the first are a.b.*SegmenTron's Xception-65; .*HRNet; torchvision"):
         convert_state_dict({"a.b": torch.empty(1)})
 
 
