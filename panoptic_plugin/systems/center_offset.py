@@ -14,6 +14,7 @@ import torch
 from detectron2.config import CfgNode
 
 from panoptic_plugin.errors import ConfigError
+from panoptic_plugin.losses.instance_weights import InstanceWeightOptions, instance_factors, keep_sum
 from panoptic_plugin.postprocessing.merge import thing_table
 from panoptic_plugin.postprocessing.panoptic_deeplab import panoptic_from_semantic
 from panoptic_plugin.postprocessing.resize import offsets_to_output_size, to_output_size
@@ -21,6 +22,7 @@ from panoptic_plugin.postprocessing.semantic import SemanticLogits, classify, lo
 from panoptic_plugin.postprocessing.semantic_grouping import GroupingOptions
 from panoptic_plugin.systems.base import Batch, PanopticSystem, output_size, panoptic_output
 from panoptic_plugin.systems.grouping import grouping_arguments
+from panoptic_plugin.systems.instance_weights import instance_weight_options, predicted_groups
 from panoptic_plugin.systems.metadata import panoptic_classes
 
 INSTANCE_TARGETS = ("center", "center_weights", "offset", "offset_weights")
@@ -42,6 +44,7 @@ class CenterOffsetSystem(PanopticSystem):
         return_logits: bool = True,
         grouping: GroupingOptions | None = None,
         score: str = "both",
+        instance_weights: InstanceWeightOptions | None = None,
         **system_arguments: Any,
     ) -> None:
         """
@@ -59,6 +62,7 @@ class CenterOffsetSystem(PanopticSystem):
                 center nearest to where their offset points.
             score: of instances: "both", "semantic" or "center", see
                 :func:`~panoptic_plugin.postprocessing.panoptic_deeplab.panoptic_from_semantic`.
+            instance_weights: how the losses weigh pixels; by default as the targets say.
             system_arguments: those of :class:`PanopticSystem`.
         """
         super().__init__(**system_arguments)
@@ -75,6 +79,7 @@ class CenterOffsetSystem(PanopticSystem):
             "score": score,
         }
         self.grouping = grouping or GroupingOptions()
+        self.instance_weights = instance_weights or InstanceWeightOptions()
 
     def forward(self, batched_inputs: Batch) -> dict[str, torch.Tensor] | list[dict[str, Any]]:
         """Losses in training, results in evaluation.
@@ -118,10 +123,55 @@ class CenterOffsetSystem(PanopticSystem):
         return center.unsqueeze(1), center_weights, offset, offset_weights
 
     def semantic_weights(self, batched_inputs: Batch) -> torch.Tensor | None:
-        """Weights (N, H, W) of the pixels in the semantic loss, None where the batch has none."""
-        if "sem_seg_weights" not in batched_inputs[0]:
+        """Weights (N, H, W) of the pixels in the semantic loss by the targets alone, None where there are none."""
+        if self.instance_weights.mode == "none" or "sem_seg_weights" not in batched_inputs[0]:
             return None
         return self.targets(batched_inputs, "sem_seg_weights")
+
+    def predicted_weights(
+        self,
+        batched_inputs: Batch,
+        *,
+        logits: torch.Tensor,
+        targets: torch.Tensor,
+        ignore_value: int,
+        heatmaps: torch.Tensor | None = None,
+        offsets: torch.Tensor | None = None,
+    ) -> dict[str, torch.Tensor | None]:
+        """Weights of the losses where ``instance_weights`` looks at the network.
+
+        Args:
+            batched_inputs: see :meth:`forward`, with ``instance_ids`` int64 (H, W).
+            logits: float (N, C, h, w) whose softmax is the probabilities.
+            targets: int64 (N, H, W), semantic.
+            ignore_value: the label without a semantic loss.
+            heatmaps, offsets: float (N, 1, h, w) and (N, 2, h, w) in pixels of that size; the true objects stand in
+                for the predicted instances where there are none.
+
+        Returns:
+            ``semantic``: weights (N, H, W), or None. ``center``, ``offset``: what their weights are multiplied by,
+            (N, 1, H, W), or None.
+        """
+        options, groups = self.instance_weights, None
+        base = self.semantic_weights(batched_inputs)
+        if options.needs_groups and heatmaps is not None and offsets is not None:
+            keys = ("thing_ids", "threshold", "nms_kernel", "top_k")
+            how = {key: self.postprocessing_arguments[key] for key in keys}
+            size = (int(targets.shape[-2]), int(targets.shape[-1]))
+            groups = predicted_groups(logits, heatmaps, offsets, size=size, **how)
+        factors = instance_factors(
+            options,
+            logits=logits,
+            targets=targets,
+            instance_ids=self.targets(batched_inputs, "instance_ids"),
+            groups=groups,
+            ignore_value=ignore_value,
+        )
+        weights: dict[str, torch.Tensor | None] = {"semantic": base}
+        if "semantic" in options.apply_to:
+            base = torch.ones_like(factors) if base is None else base
+            weights["semantic"] = keep_sum(base * (targets != ignore_value), factors)
+        return weights | {name: factors[:, None] if name in options.apply_to else None for name in ("center", "offset")}
 
     def postprocess(
         self,
@@ -180,6 +230,7 @@ def center_offset_arguments(cfg: CfgNode) -> dict[str, Any]:
         "predict_instances": system.PREDICT_INSTANCES,
         "return_logits": system.get("RETURN_LOGITS", True),
         **grouping_arguments(cfg),
+        "instance_weights": instance_weight_options(cfg),
     }
 
 

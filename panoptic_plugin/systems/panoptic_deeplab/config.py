@@ -15,6 +15,7 @@ def add_panoptic_deeplab_keys(cfg: CfgNode) -> None:
     cfg.MODEL.PANOPTIC_DEEPLAB.RETURN_LOGITS = True
     cfg.MODEL.INS_EMBED_HEAD.NAME = "PluginPanopticDeepLabInsEmbedHead"
     _add_grouping_keys(cfg)
+    _add_instance_weight_keys(cfg)
 
 
 def _add_grouping_keys(cfg: CfgNode) -> None:
@@ -43,3 +44,21 @@ def _add_grouping_keys(cfg: CfgNode) -> None:
     # the class become an instance; 0 makes none. In pixels of the network input.
     grouping.SPAWN = 0
     grouping.SPAWN_RADIUS = 64.0
+
+
+def _add_instance_weight_keys(cfg: CfgNode) -> None:
+    weight = cfg.MODEL.PANOPTIC_DEEPLAB.INSTANCE_WEIGHT = CfgNode()
+    # Weights of pixels in the losses (docs/instance_weights.md): "small_area", INPUT.SMALL_INSTANCE_WEIGHT for objects
+    # below INPUT.SMALL_INSTANCE_AREA; "none", 1 everywhere; "instance_ce", the former times 1 to 1 + BETA by how badly
+    # an object is classified; "hist_ce", times a factor by the histograms of classes in predicted instances.
+    weight.MODE = "small_area"
+    # "instance_ce": how much more the worst object weighs, and from which mean cross entropy on it is the worst.
+    weight.BETA = 2.0
+    weight.TAU = 2.0
+    # "instance_ce": an object below AREA_REFERENCE pixels weighs (reference / area) ^ AREA_GAMMA more, at most 3 times.
+    weight.AREA_GAMMA = 0.0
+    weight.AREA_REFERENCE = 4096
+    # "instance_ce": added to the factor, times the share of the predicted instance that is of another class.
+    weight.CONSISTENCY = 0.0
+    # The losses that are weighted so: some of "semantic", "center", "offset".
+    weight.APPLY_TO = ["semantic"]

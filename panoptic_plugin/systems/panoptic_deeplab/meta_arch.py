@@ -52,12 +52,44 @@ class PluginPanopticDeepLab(CenterOffsetSystem):
         """``loss_sem_seg``, ``loss_center`` and ``loss_offset`` of a batch; see :meth:`forward` for its keys."""
         images = self.images(batched_inputs)
         semantic = self.targets(batched_inputs, "sem_seg", self.sem_seg_head.ignore_value)
-        weights = self.semantic_weights(batched_inputs)
         targets = self.instance_targets(batched_inputs)
         features = self.backbone(images.tensor)
-        _, losses = self.sem_seg_head(features, semantic, weights)
+        if self.instance_weights.needs_predictions:
+            return self._losses_weighted_by_instance(batched_inputs, features, semantic, *targets)
+        _, losses = self.sem_seg_head(features, semantic, self.semantic_weights(batched_inputs))
         _, _, center_losses, offset_losses = self.ins_embed_head(features, *targets)
         return {**losses, **center_losses, **offset_losses}
+
+    def _losses_weighted_by_instance(
+        self,
+        batched_inputs: Batch,
+        features: dict[str, torch.Tensor],
+        semantic: torch.Tensor,
+        center: torch.Tensor,
+        center_weights: torch.Tensor,
+        offset: torch.Tensor,
+        offset_weights: torch.Tensor,
+    ) -> dict[str, torch.Tensor]:
+        """The losses with weights that depend on the outputs of the heads; for the targets see :meth:`losses`."""
+        logits = self.sem_seg_head.layers(features)
+        heatmaps, offsets = self.ins_embed_head.layers(features)
+        weights = self.predicted_weights(
+            batched_inputs,
+            logits=logits,
+            targets=semantic,
+            ignore_value=self.sem_seg_head.ignore_value,
+            heatmaps=heatmaps,
+            offsets=offsets,
+        )
+        if weights["center"] is not None:
+            center_weights = center_weights * weights["center"]
+        if weights["offset"] is not None:
+            offset_weights = offset_weights * weights["offset"]
+        return {
+            **self.sem_seg_head.losses(logits, semantic, weights["semantic"]),
+            **self.ins_embed_head.center_losses(heatmaps, center, center_weights),
+            **self.ins_embed_head.offset_losses(offsets, offset, offset_weights),
+        }
 
     def predict(
         self, images: torch.Tensor, *, enlarge_logits: bool = True
