@@ -17,8 +17,9 @@ from typing import Any
 
 from panoptic_plugin.cli.run import run_cli
 from panoptic_plugin.data.synthesize import SynthesisOptions, synthesize
-from panoptic_plugin.engine.chaos import Disturbance, damage_newest, digest, plan
-from panoptic_plugin.engine.checkpoint_history import read_pointer
+from panoptic_plugin.engine.chaos import Disturbance, damage_newest, digest, plan, plural
+from panoptic_plugin.engine.checkpoint_file import load_checkpoint_file
+from panoptic_plugin.engine.checkpoint_history import newest_readable, read_pointer, resume_candidates
 from panoptic_plugin.engine.manifest import FILE_NAME as MANIFEST
 from panoptic_plugin.engine.manifest import read_starts
 from panoptic_plugin.errors import ConfigError, UserError
@@ -29,8 +30,18 @@ MARKER = "PANOPTIC_CHAOS"
 TIMEOUT = 20  # seconds that one process of the training waits for another
 PATIENCE = TIMEOUT + 25.0  # seconds a disturbed job may take to end
 POLL_SECONDS = 0.01
-# Everything random that a training has, and every kind of state, but small.
+KEPT = 5  # checkpoints of a disturbed training, so that hours of it do not fill a disk
+# Everything random that a training has, and every kind of state, in a network of 0.8 M weights.
 SETTINGS = {
+    "MODEL.BACKBONE.NAME": "d2_hrnet",
+    "MODEL.RESNETS.DEPTH": "8",
+    "MODEL.HRNET.MODULES": "[1,1,1]",
+    "MODEL.HRNET.BLOCKS": "1",
+    **{
+        f"MODEL.{head}.{key}": "32"
+        for head in ("SEM_SEG_HEAD", "INS_EMBED_HEAD")
+        for key in ("ASPP_CHANNELS", "CONVS_DIM", "HEAD_CHANNELS")
+    },
     "INPUT.MIN_SIZE_TRAIN": "(64,72,80)",
     "INPUT.MAX_SIZE_TRAIN": "200",
     "INPUT.CROP.SIZE": "(64,96)",
@@ -105,6 +116,8 @@ class Soak:
         out.mkdir(parents=True)
         if self.start(out).wait():
             raise Failure(f"the undisturbed training failed:\n{tail(out)}")
+        for path in out.glob("model_0*.pth"):
+            path.unlink()
         return digest(out / "model_final.pth")
 
     def disturbed(self, disturbances: Iterator[Disturbance], deadline: float) -> str:
@@ -113,24 +126,26 @@ class Soak:
         out = self.folder / f"disturbed_{self.training}"
         out.mkdir()
         while True:
-            starts = len(read_starts(out / MANIFEST))
+            starts, safe = len(read_starts(out / MANIFEST)), safe_iterations(out)
             job = self.start(out)
-            self.note("start")
+            self.note("start", iteration=safe)
             disturbance = next(disturbances) if time.monotonic() < deadline else None
             over = self._watch(job, out, disturbance)
-            began = read_starts(out / MANIFEST)[starts:]
-            if began:  # noted afterwards, at the moment of the start
-                next(e for e in reversed(self.events) if e["event"] == "start")["iteration"] = began[0][
-                    "start_iteration"
-                ]
+            for began in read_starts(out / MANIFEST)[starts:]:
+                if began["start_iteration"] != safe:
+                    raise Failure(f"it went on from iteration {began['start_iteration']}, where {safe} were safe")
             if over:
                 break
+            _prune(out)
             if disturbance and disturbance.damage:
                 done = damage_newest(out, disturbance.damage, disturbance.seed)
                 if done:
                     self.note("damage", what=done, kind=disturbance.damage)
         self.note("end", iteration=self.args.iterations)
-        return digest(out / "model_final.pth")
+        found = digest(out / "model_final.pth")
+        for path in out.glob("model_0*.pth"):
+            path.unlink()
+        return found
 
     def _watch(self, job: subprocess.Popen, out: Path, disturbance: Disturbance | None) -> bool:
         """Wait until the job ends by itself, or disturb it; returns whether it came to its end.
@@ -209,14 +224,21 @@ def summarize(soak: Soak, expected: str, found: Sequence[str], fault: str) -> di
     """What the report holds; ``equal`` only where every training came to the undisturbed one's end."""
     ends = [event["how"] for event in soak.events if event["event"] == "disturb"]
     damages = [event["kind"] for event in soak.events if event["event"] == "damage"]
+    starts = [event["event"] for event in soak.events].count("start")
     equal = bool(found) and not fault and all(one == expected for one in found)
-    result = "all final weights equal" if equal else fault.partition("\n")[0] or "final weights NOT equal"
-    trainings = f"{len(found)} training{'s' * (len(found) != 1)} of {soak.args.iterations} iterations"
-    names = {"kills": len(ends) - ends.count("terminate"), "SIGTERMs": ends.count("terminate")}
-    counted = ", ".join(f"{number} {name}" for name, number in names.items())
+    counts = {
+        "trainings": len(found),
+        "kills": len(ends) - ends.count("terminate"),
+        "sigterms": ends.count("terminate"),
+        "damages": len(damages),
+        "resumes": starts - soak.training,
+        "equal": sum(one == expected for one in found),
+    }
     return {
         "equal": equal,
-        "summary": f"{trainings}: {counted}, {len(damages)} damaged checkpoints; {result}",
+        "summary": _summary(counts, soak.args.iterations, fault),
+        "counts": counts,
+        "minutes": round((time.monotonic() - soak.began) / 60, 1),
         "arguments": vars(soak.args),
         "disturbances": {end: ends.count(end) for end in sorted(set(ends))},
         "damages": {kind: damages.count(kind) for kind in sorted(set(damages))},
@@ -225,6 +247,28 @@ def summarize(soak: Soak, expected: str, found: Sequence[str], fault: str) -> di
         "fault": fault,
         "events": soak.events,
     }
+
+
+def _summary(counts: dict[str, int], iterations: int, fault: str) -> str:
+    what = (
+        f"{plural(counts['kills'], 'kill')}, {plural(counts['sigterms'], 'SIGTERM')}, "
+        f"{plural(counts['damages'], 'damaged file')}, {plural(counts['resumes'], 'resume')}"
+    )
+    trainings = f"{plural(counts['trainings'], 'training')} of {iterations} iterations"
+    end = f"{counts['equal']} of {counts['trainings']} ended with exactly the undisturbed one's weights"
+    return f"{what} in {trainings}: {end}" + (f"; {fault.partition(chr(10))[0]}" if fault else "")
+
+
+def safe_iterations(out: Path) -> int:
+    """How many iterations the newest checkpoint of ``out`` that can be read stands for; 0 where there is none."""
+    candidates = resume_candidates(out)
+    return newest_readable(candidates, load_checkpoint_file)[1]["iteration"] + 1 if candidates else 0
+
+
+def _prune(out: Path) -> None:
+    periodic = [path for path in resume_candidates(out) if path.name.startswith("model_0")]
+    for path in sorted(periodic, reverse=True)[KEPT:]:
+        path.unlink(missing_ok=True)
 
 
 def processes_of(folder: Path) -> list[int]:

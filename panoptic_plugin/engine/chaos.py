@@ -178,3 +178,8 @@ def _pieces(value: Any) -> Iterator[bytes]:
         yield value.contiguous().view(-1).view(torch.uint8).numpy().tobytes()
     else:
         yield repr(value).encode()
+
+
+def plural(number: int, noun: str) -> str:
+    """Such as "1 kill" and "2 kills"."""
+    return f"{number} {noun}{'s' * (number != 1)}"
