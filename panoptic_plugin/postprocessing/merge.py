@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 
-from panoptic_plugin.postprocessing.pixels import compact_labels, count_labels, look_up, pixels_of, put
+from panoptic_plugin.postprocessing.pair_runs import PairRuns
+from panoptic_plugin.postprocessing.pixels import compact_labels, count_labels, look_up, pixels_of, put, take
 
 # What is worked on at a time: it bounds the memory, and on a CPU fits its cache.
-PIXELS_AT_A_TIME = 1 << 16
+PIXELS_AT_A_TIME = 1 << 17
 
 
 def thing_table(thing_ids: Collection[int], num_classes: int, device: torch.device) -> torch.Tensor:
@@ -51,11 +52,13 @@ def merge(
     labels = compact_labels(semantic, num_classes)
     pixels = pixels_of((instance_ids > 0) & look_up(is_thing, labels))
     instances = instance_ids.reshape(-1).index_select(0, pixels) - 1
-    return merge_pixels(labels, pixels, instances, int(instance_ids.max()), is_thing, label_divisor, stuff_area, void)
+    area, num_instances = count_labels(labels, num_classes), int(instance_ids.max())
+    return merge_pixels(labels, area, pixels, instances, num_instances, is_thing, label_divisor, stuff_area, void)
 
 
 def merge_pixels(
     labels: torch.Tensor,
+    area: torch.Tensor,
     pixels: torch.Tensor,
     instances: torch.Tensor,
     num_instances: int,
@@ -68,6 +71,7 @@ def merge_pixels(
 
     Args:
         labels: uint8 or int64 (H, W), category of each pixel.
+        area: int64 (num_classes,), pixels of each category.
         pixels: int64 (P,) positions y * W + x of the pixels that belong to instances, all of thing categories.
         instances: integers (P,), 0 to ``num_instances`` - 1; the segments count them from 1.
         num_instances: how many there may be.
@@ -77,19 +81,17 @@ def merge_pixels(
         void: as in :func:`merge`.
     """
     num_classes = len(is_thing)
-    area = count_labels(labels, num_classes)
-    counts = torch.zeros(num_instances * num_classes, dtype=torch.int64, device=labels.device)
     parts = [slice(start, start + PIXELS_AT_A_TIME) for start in range(0, len(pixels), PIXELS_AT_A_TIME)]
-    for some in parts:
-        pairs = instances[some] * num_classes + labels.reshape(-1).index_select(0, pixels[some])
-        counts += torch.bincount(pairs, minlength=len(counts))
-    # counts[i, c]: pixels of class c in instance i
-    thing_ids_of, things = _things(counts.view(num_instances, num_classes).cpu(), label_divisor, void)
+    runs = [PairRuns(instances[some], take(labels.reshape(-1), pixels[some])) for some in parts]
+    counts = torch.zeros((num_instances, num_classes), dtype=torch.int64, device=labels.device)
+    for part in runs:
+        counts += part.count_pairs((num_instances, num_classes))
+    thing_ids_of, things = _things(counts.cpu(), label_divisor, void)
     stuff_ids_of, stuff = _stuff(area.cpu(), is_thing.cpu(), label_divisor, stuff_area, void)
     panoptic = look_up(stuff_ids_of.to(labels.device), labels)
     thing_ids_of = thing_ids_of.to(labels.device)
-    for some in parts:
-        put(panoptic.view(-1), pixels[some], thing_ids_of.index_select(0, instances[some]))
+    for some, part in zip(parts, runs, strict=True):
+        put(panoptic.view(-1), pixels[some], part.spread(thing_ids_of.index_select(0, part.instances)))
     return panoptic, sorted(things + stuff, key=lambda segment: segment["id"])
 
 
@@ -98,20 +100,19 @@ def _things(counts: torch.Tensor, label_divisor: int, void: int) -> tuple[torch.
     num_instances, num_classes = counts.shape
     if num_instances == 0:
         return torch.zeros(0, dtype=torch.int64), []
-    area = counts.sum(dim=1)
-    category = counts.argmax(dim=1)
-    present = area > 0
-    one_hot = torch.nn.functional.one_hot(category, num_classes) * present[:, None]
-    number = one_hot.cumsum(dim=0).gather(1, category[:, None])[:, 0]
-    if int(number.max()) >= label_divisor:
+    area = counts.sum(dim=1).tolist()
+    ids, segments, numbers = [void] * num_instances, [], [0] * num_classes
+    for instance, category in enumerate(counts.argmax(dim=1).tolist()):
+        if area[instance] > 0:
+            numbers[category] += 1
+            ids[instance] = category * label_divisor + numbers[category]
+            segments.append(_segment(ids[instance], category, area[instance], instance_id=instance + 1))
+    if max(numbers) >= label_divisor:
         raise ValueError(
-            f"{int(number.max())} instances of one class found, but label_divisor {label_divisor} numbers at most "
+            f"{max(numbers)} instances of one class found, but label_divisor {label_divisor} numbers at most "
             f"{label_divisor - 1}; raise it or keep fewer centers"
         )
-    ids = torch.where(present, category * label_divisor + number, void)
-    fields = zip(ids.tolist(), category.tolist(), area.tolist(), strict=True)
-    segments = [_segment(*field, instance_id=i) for i, field in enumerate(fields, start=1) if field[2] > 0]
-    return ids, segments
+    return torch.tensor(ids, dtype=torch.int64), segments
 
 
 def _stuff(

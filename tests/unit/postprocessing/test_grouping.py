@@ -32,5 +32,5 @@ def test_chunks_do_not_change_the_result(monkeypatch):
     centers = torch.randint(0, 30, (9, 2))
     offsets, mask = torch.randn(2, 30, 30) * 5, torch.rand(30, 30) > 0.2
     whole = group_pixels(centers, offsets, mask)
-    monkeypatch.setattr(grouping, "MOST_POINTS", 50)
+    monkeypatch.setattr(grouping, "PIXELS_AT_A_TIME", 50)
     assert torch.equal(group_pixels(centers, offsets, mask), whole)
