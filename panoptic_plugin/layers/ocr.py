@@ -77,7 +77,7 @@ class ObjectAttention(nn.Module):
         regions = regions.unsqueeze(-1)
         query, key, value = self.query(features), self.key(regions), self.value(regions)
         # Its own scale is 1 / sqrt(K), that of the paper.
-        attended = F.scaled_dot_product_attention(*(_as_sequence(x) for x in (query, key, value)))
+        attended = F.scaled_dot_product_attention(_as_sequence(query), _as_sequence(key), _as_sequence(value))
         return attended.squeeze(1).transpose(1, 2).reshape(query.shape)
 
 

@@ -48,7 +48,7 @@ class SemanticLoss(nn.Module):
         self.loss_type = loss_type
         self.ignore_value = ignore_value
         self.top_k = top_k
-        self.ohem = {"threshold": ohem_threshold, "min_kept": ohem_min_kept}
+        self.ohem_threshold, self.ohem_min_kept = ohem_threshold, ohem_min_kept
         self.activation = "sigmoid" if loss_type == "rmi" else "softmax"
 
     def forward(self, logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
@@ -57,7 +57,12 @@ class SemanticLoss(nn.Module):
             return rmi_loss(logits, targets, ignore_value=self.ignore_value, pixel_weights=weights)
         if self.loss_type == "ohem":
             return ohem_cross_entropy(
-                logits, targets, ignore_value=self.ignore_value, pixel_weights=weights, **self.ohem
+                logits,
+                targets,
+                ignore_value=self.ignore_value,
+                threshold=self.ohem_threshold,
+                min_kept=self.ohem_min_kept,
+                pixel_weights=weights,
             )
         if self.loss_type == "hard_pixel_mining":
             return hard_pixel_mining(

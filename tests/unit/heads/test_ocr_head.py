@@ -55,6 +55,23 @@ def test_losses_are_weighted():
     torch.testing.assert_close(losses["loss_sem_seg_aux"], 0.8 * F.cross_entropy(auxiliary, targets))
 
 
+def test_one_batch_is_learnt():
+    torch.manual_seed(0)
+    model = build_model(segmentor_config(LOSS_TYPE="ohem", OHEM_MIN_KEPT=100)).train()
+    labels = torch.randint(0, NUM_CLASSES, (2, 4)).repeat_interleave(16, 0).repeat_interleave(16, 1)
+    batch = [{"image": (labels * 50).expand(3, -1, -1).byte(), "sem_seg": labels}]
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
+    history = []
+    for _ in range(25):
+        losses = model(batch)
+        optimizer.zero_grad()
+        sum(losses.values()).backward()
+        optimizer.step()
+        history.append({name: float(loss.detach()) for name, loss in losses.items()})
+    for name in ("loss_sem_seg", "loss_sem_seg_aux"):
+        assert history[-1][name] < 0.6 * history[0][name]
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("size", [(32, 64), (45, 33)])
 def test_results_have_the_asked_size(size):
@@ -82,6 +99,6 @@ def test_deeplab_heads_take_the_losses_too(name, loss_type):
     cfg.INPUT.CROP.ENABLED = False
     shapes = {f"res{i + 2}": ShapeSpec(channels=2 << i, stride=4 << i) for i in range(4)}
     made = SEM_SEG_HEADS_REGISTRY.get(name)(cfg, shapes)
-    assert made.loss.loss_type == loss_type and made.loss.ohem == {"threshold": 0.3, "min_kept": 7}
+    assert made.loss.loss_type == loss_type and (made.loss.ohem_threshold, made.loss.ohem_min_kept) == (0.3, 7)
     features = {f"res{i + 2}": torch.randn(2, 2 << i, 16 >> i, 16 >> i) for i in range(4)}
     made(features, torch.randint(0, NUM_CLASSES, (2, 64, 64)))[1]["loss_sem_seg"].backward()
