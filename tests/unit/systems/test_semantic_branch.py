@@ -8,6 +8,8 @@ import yaml
 from panoptic_deeplab_models import tiny_config
 from semantic_branches import NUM_CLASSES, ocr_branch, ocr_config, randomise
 
+from panoptic_plugin.engine.checkpoint_file import write_checkpoint_file
+from panoptic_plugin.engine.semantic_weights import load_semantic_weights
 from panoptic_plugin.errors import ConfigError
 from panoptic_plugin.layers.multi_scale_attention import resize_to
 from panoptic_plugin.losses.semantic import SEMANTIC_LOSSES, SemanticLoss
@@ -165,6 +167,31 @@ def test_a_frozen_model_never_changes(trained_model):
     assert not output.logits.requires_grad and branch.losses(output, targets_of((2, 32, 32))) == {}
     assert not any(p.requires_grad for p in branch.parameters())
     assert all(torch.equal(before[name], value) for name, value in branch.state_dict().items())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("suffix", [".pth", ".pkl"])
+def test_a_whole_semantic_model_fills_deeplab_and_frozen_branches(trained_model, tmp_path, suffix):
+    frozen = randomise(build_semantic_branch(frozen_config(trained_model)))
+    path = tmp_path / f"model{suffix}"
+    write_checkpoint_file(path, {"model": frozen.model.state_dict()})
+    again = build_semantic_branch(frozen_config(trained_model))
+    report = load_semantic_weights(again, path)
+    assert report.layout == "detectron2" and not report.random_parts and not report.dropped
+    assert equal_states(again.model, frozen.model)
+    cfg = deeplab_config()
+    cfg.MODEL.SEM_SEG_HEAD.NAME = "PluginDeepLabV3PlusHead"
+    deeplab = build_semantic_branch(cfg)
+    load_semantic_weights(deeplab, path)
+    assert equal_states(deeplab.head, frozen.model.sem_seg_head)
+    assert equal_states(deeplab.backbone, frozen.model.backbone)
+    dropped = load_semantic_weights(build_semantic_branch(cfg), path, True).ignored
+    assert sorted(dropped) == ["head.predictor.bias", "head.predictor.weight"]
+
+
+def equal_states(first, second):
+    other = second.state_dict()
+    return all(torch.equal(value, other[name]) for name, value in first.state_dict().items())
 
 
 def test_a_frozen_panoptic_deeplab_serves_too(tmp_path):
