@@ -31,17 +31,22 @@ TIMEOUT = 20  # seconds that one process of the training waits for another
 PATIENCE = TIMEOUT + 25.0  # seconds a disturbed job may take to end
 POLL_SECONDS = 0.01
 KEPT = 5  # checkpoints of a disturbed training, so that hours of it do not fill a disk
+HEAD = {
+    "IN_FEATURES": "['res2','res3','res4','res5']",
+    "PROJECT_FEATURES": "['res2','res3','res4']",
+    "PROJECT_CHANNELS": "[8,16,32]",
+    "ASPP_CHANNELS": "32",
+    "CONVS_DIM": "32",
+    "HEAD_CHANNELS": "32",
+}
 # Everything random that a training has, and every kind of state, in a network of 0.8 M weights.
 SETTINGS = {
     "MODEL.BACKBONE.NAME": "d2_hrnet",
     "MODEL.RESNETS.DEPTH": "8",
+    "MODEL.RESNETS.OUT_FEATURES": "['res2','res3','res4','res5']",
     "MODEL.HRNET.MODULES": "[1,1,1]",
     "MODEL.HRNET.BLOCKS": "1",
-    **{
-        f"MODEL.{head}.{key}": "32"
-        for head in ("SEM_SEG_HEAD", "INS_EMBED_HEAD")
-        for key in ("ASPP_CHANNELS", "CONVS_DIM", "HEAD_CHANNELS")
-    },
+    **{f"MODEL.{head}.{key}": value for head in ("SEM_SEG_HEAD", "INS_EMBED_HEAD") for key, value in HEAD.items()},
     "INPUT.MIN_SIZE_TRAIN": "(64,72,80)",
     "INPUT.MAX_SIZE_TRAIN": "200",
     "INPUT.CROP.SIZE": "(64,96)",

@@ -56,8 +56,8 @@ def _subtitle(report: dict[str, Any]) -> str:
     processes = f"{arguments['processes']} process{'es' * (arguments['processes'] > 1)}"
     return (
         f"{arguments['iterations']} iterations each, {processes}, {plural(arguments['workers'], 'loader worker')}, "
-        f"seed {arguments['seed']}.   =  ends with the weights, averages, optimizer and schedule of an undisturbed one, "
-        "bit by bit"
+        f"seed {arguments['seed']}.   =  ends with the state of an undisturbed one: weights, averages, optimizer, "
+        "schedule, bit by bit"
     )
 
 
