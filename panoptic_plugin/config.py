@@ -109,6 +109,14 @@ def _add_common_keys(cfg: CfgNode) -> None:
     # Also Boundary PQ and Boundary IoU, of the pixels within this share of the image's diagonal of an edge.
     cfg.TEST.BOUNDARY = False
     cfg.TEST.BOUNDARY_DILATION = 0.02
+    # Ground truth that is decoded and checked once and kept on disk, in $PANOPTIC_CACHE or ~/.cache/panoptic_plugin:
+    # "auto", "off", or "rebuild" to make it anew. It is used only for the very data, classes and code it was made of.
+    cfg.TEST.CACHE = "auto"
+    # How the data are recognised: "full" hashes every label, "stat" only those whose size or time has changed.
+    cfg.TEST.CACHE_VERIFY = "full"
+    # JSON files to keep it in instead, made where there are none: the panoptic truth, the true objects as COCO's.
+    cfg.TEST.PANOP_JSON = ""
+    cfg.TEST.INSTANCE_COCO_EVAL = ""
 
 
 def load_config(path: str | Path, overrides: Sequence[Any] = ()) -> CfgNode:

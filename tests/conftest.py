@@ -22,6 +22,12 @@ def _seeded():
     torch.manual_seed(0)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _cache_of_its_own(tmp_path_factory):
+    """Evaluations keep the ground truth in a folder of this session, not in that of the user."""
+    os.environ["PANOPTIC_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture(scope="session")
 def repository() -> Path:
     """Root of the clone: configs/, tools/, scripts."""

@@ -24,6 +24,9 @@ from panoptic_plugin.evaluation.predictions import PredictionWriter
 from panoptic_plugin.evaluation.report import format_results, write_results
 from panoptic_plugin.evaluation.semantic import MeanIoU
 from panoptic_plugin.evaluation.semantic_predictions import SemanticPredictions
+from panoptic_plugin.evaluation.truth_cache import Store, TruthCache, cache_root, check_cache_keys
+from panoptic_plugin.evaluation.truth_files import INSTANCES, PANOPTIC
+from panoptic_plugin.evaluation.truth_stores import FileStore, FolderStore
 from panoptic_plugin.files import replace_file
 
 logger = logging.getLogger(__name__)
@@ -39,8 +42,8 @@ def build_evaluator(
     """The evaluator of a dataset, chosen by its metadata's ``evaluator_type``.
 
     Args:
-        cfg: reads OUTPUT_DIR, DATASETS.TEST, TEST.SAVE_PREDICTIONS, TEST.BOUNDARY, TEST.BOUNDARY_DILATION and
-            MODEL.PANOPTIC_DEEPLAB.PREDICT_INSTANCES.
+        cfg: reads OUTPUT_DIR, DATASETS.TEST, TEST.SAVE_PREDICTIONS, TEST.BOUNDARY, TEST.BOUNDARY_DILATION,
+            MODEL.PANOPTIC_DEEPLAB.PREDICT_INSTANCES and the keys of :func:`use_cache`.
         dataset_name: a registered dataset.
         output_dir: receives what docs/evaluation.md lists; by default OUTPUT_DIR/inference, and a folder of the
             dataset's name in it where DATASETS.TEST names several.
@@ -56,6 +59,7 @@ def build_evaluator(
     about = partial(fingerprint.run_entries, cfg, checkpoint or cfg.MODEL.WEIGHTS)
     if kind in PANOPTIC_TYPES:
         labels = PanopticLabels.of(metadata)
+        use_cache(cfg, labels, dataset_name)
         return panoptic_evaluator(
             labels,
             dataset_name=dataset_name,
@@ -72,6 +76,46 @@ def build_evaluator(
         f"dataset {dataset_name} has the evaluator_type {kind!r}; expected one of {', '.join(PANOPTIC_TYPES)}, "
         f"{', '.join(SEMANTIC_TYPES)}. Set it where the dataset is registered"
     )
+
+
+def use_cache(cfg: CfgNode, labels: PanopticLabels, dataset_name: str) -> None:
+    """Let the truth come from a cache on disk, see docs/evaluation.md.
+
+    Args:
+        cfg: reads TEST.CACHE, TEST.CACHE_VERIFY, TEST.PANOP_JSON and TEST.INSTANCE_COCO_EVAL.
+        labels: whose ``truth`` gets the cache.
+        dataset_name: names the folder.
+
+    Raises:
+        ConfigError: keys that are none of their choices.
+        DatasetError: a file that was given is of other data, damaged or no cache.
+    """
+    test = cfg.TEST
+    check_cache_keys(test.CACHE, test.CACHE_VERIFY)
+    if test.CACHE == "off":
+        return
+    automatic = FolderStore(cache_root(), dataset_name)
+    stores: list[Store] = [automatic]
+    if test.PANOP_JSON:
+        stores = [FileStore(Path(test.PANOP_JSON), "TEST.PANOP_JSON", PANOPTIC)]
+    if test.INSTANCE_COCO_EVAL:
+        stores.append(FileStore(Path(test.INSTANCE_COCO_EVAL), "TEST.INSTANCE_COCO_EVAL", INSTANCES))
+    classes = {
+        "names": labels.class_names,
+        "things": sorted(labels.thing_ids),
+        "contiguous_ids": sorted(labels.contiguous_ids.items()),
+        "label_divisor": labels.metadata.get("label_divisor", 1000),
+    }
+    cache = TruthCache(
+        labels.truth,
+        classes=classes,
+        stores=stores,
+        hash_index=automatic.hash_index if test.CACHE_VERIFY == "stat" else None,
+        rebuild=test.CACHE == "rebuild",
+    )
+    labels.truth.cache = cache
+    if any(store.is_given for store in stores):
+        cache.open()  # what is wrong with it is said before anything is predicted
 
 
 def _default_folder(cfg: CfgNode, dataset_name: str) -> Path:

@@ -73,6 +73,13 @@ class GroundTruth(Protocol):
         """Read one image's truth."""
 
 
+class TruthSource(Protocol):
+    """A cache of truths."""
+
+    def load(self, image_id: str) -> Truth:
+        """One image's truth."""
+
+
 class PanopticGroundTruth:
     """Ground truth in COCO's panoptic format.
 
@@ -98,7 +105,9 @@ class PanopticGroundTruth:
         self._json = Path(panoptic_json)
         self._root = Path(panoptic_root)
         self._contiguous_ids = dict(contiguous_ids)
-        self._ignore_label = ignore_label
+        self.ignore_label = ignore_label
+        # Set by ``build.py`` where truths are kept on disk.
+        self.cache: TruthSource | None = None
         content = read_json(self._json, what="annotations")
         self._annotations = _by_image_id(content.get("annotations", []), self._json)
         self.categories: list[dict[str, Any]] = content.get("categories", [])
@@ -132,7 +141,15 @@ class PanopticGroundTruth:
         """The JSON and the PNGs, in its order."""
         return self._json, [self._root / annotation["file_name"] for annotation in self._annotations.values()]
 
+    def annotation(self, image_id: str) -> dict[str, Any]:
+        """The image's entry in the JSON."""
+        return self._annotations[image_id]
+
     def load(self, image_id: str) -> Truth:
+        return self.read(image_id) if self.cache is None else self.cache.load(image_id)
+
+    def read(self, image_id: str) -> Truth:
+        """From the label itself, never from a cache."""
         annotation = self._annotations[image_id]
         path = self._root / annotation["file_name"]
         codes = read_panoptic_png(path)
@@ -152,7 +169,7 @@ class PanopticGroundTruth:
             for segment in annotation["segments_info"]
         ]
         self._check_agreement(segments, ids, numbers, path, image_id)
-        return Truth(image_id, np.repeat(numbers, lengths).reshape(codes.shape), segments, self._ignore_label)
+        return Truth(image_id, np.repeat(numbers, lengths).reshape(codes.shape), segments, self.ignore_label)
 
     def _category(self, category_id: Any, image_id: str) -> int:
         try:
