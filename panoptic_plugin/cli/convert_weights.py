@@ -7,11 +7,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from tabulate import tabulate
 
 from panoptic_plugin.backbones.weights import LAYOUTS, ConversionReport, check_plausible, convert_state_dict
 from panoptic_plugin.engine.checkpoint_file import WRITERS, load_state_dict_file, write_checkpoint_file
 from panoptic_plugin.errors import CheckpointError, UserError
+from panoptic_plugin.systems.detr.weights import is_detr, to_native, to_official
 
 SHOWN_KEYS = 5
 
@@ -20,11 +22,12 @@ def build_parser() -> argparse.ArgumentParser:
     """The command line of the converter."""
     parser = argparse.ArgumentParser(
         description="Convert ImageNet weights (SegmenTron's Xception-65, HRNet, torchvision's ResNets), semantic "
-        "models (HRNet-OCR, NVIDIA's multi-scale attention) or Detectron2 weights for MODEL.WEIGHTS. The input is read "
-        "as data: no code in it can run."
+        "models (HRNet-OCR, NVIDIA's multi-scale attention), DETR in any layout, or Detectron2 weights for "
+        "MODEL.WEIGHTS. The input is read as data: no code in it can run."
     )
     parser.add_argument("input", metavar="IN", help="weights: a file of torch.save, safetensors or a pickle")
     parser.add_argument("output", metavar="OUT", help=f"the file to write; it ends in {', '.join(WRITERS)}")
+    parser.add_argument("--to-official", action="store_true", help="write a DETR under the official names")
     parser.add_argument("--arch", choices=sorted(LAYOUTS), help="what the weights are; by default it is recognised")
     parser.add_argument("--verbose", action="store_true", help=f"list all keys, not only {SHOWN_KEYS} of each kind")
     return parser
@@ -37,7 +40,11 @@ def run(args: argparse.Namespace) -> None:
         CheckpointError: the input cannot be read, is not recognised or does not match, or the output not be written.
     """
     _check_output(Path(args.input), Path(args.output))
-    weights, report = convert_state_dict(load_state_dict_file(args.input), args.arch)
+    loaded = load_state_dict_file(args.input)
+    if args.to_official or (args.arch is None and is_detr(list(loaded))):
+        _convert_detr(args, loaded)
+        return
+    weights, report = convert_state_dict(loaded, args.arch)
     _say(f"{args.input}: {LAYOUTS[report.layout].title}")
     _say(format_report(report, verbose=args.verbose))
     check_plausible(report, args.input)
@@ -46,6 +53,16 @@ def run(args: argparse.Namespace) -> None:
         args.output, {"model": weights, "__author__": LAYOUTS[report.layout].title, "matching_heuristics": True}
     )
     _say(f"Wrote {len(weights)} tensors to {args.output}\nUse it with MODEL.WEIGHTS {args.output} and: {report.advice}")
+
+
+def _convert_detr(args: argparse.Namespace, loaded: dict[str, torch.Tensor]) -> None:
+    """A DETR of any layout under our names, or with ``--to-official`` under those of the official code."""
+    native = to_native(loaded)
+    weights = to_official(native) if args.to_official else native
+    write_checkpoint_file(args.output, {"model": weights, "__author__": "panoptic_plugin"})
+    kind = "with a mask head" if any(key.startswith("mask_head.") for key in native) else "for boxes"
+    _say(f"{args.input}: a DETR {kind}, {native['detr.class_embed.bias'].shape[0] - 1} classes and no object")
+    _say(f"Wrote {len(weights)} tensors to {args.output}; {len(loaded) - len(native)} were no part of the network")
 
 
 def format_report(report: ConversionReport, *, verbose: bool = False) -> str:

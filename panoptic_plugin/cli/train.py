@@ -18,6 +18,7 @@ from panoptic_plugin.config_values import check_values
 from panoptic_plugin.data.catalog import check_dataset_names, check_num_classes, register_custom_datasets
 from panoptic_plugin.data.validate.training import check_before_training
 from panoptic_plugin.engine.benchmark import benchmark
+from panoptic_plugin.engine.epochs import resolve_epochs
 from panoptic_plugin.engine.inference import load_for_inference
 from panoptic_plugin.engine.launch import choose_num_gpus, launch
 from panoptic_plugin.engine.model import check_device
@@ -122,6 +123,8 @@ def check_inputs(cfg, args: argparse.Namespace) -> None:
 def work(cfg, args: argparse.Namespace) -> None:
     """The job of one process."""
     register_custom_datasets(cfg)  # again where the process is a new one
+    if not args.eval_only:
+        cfg = resolve_epochs(cfg)
     set_up_job(cfg, command=sys.argv, keep_config=args.eval_only)
     if args.eval_only:
         evaluate(cfg, resume=args.resume)

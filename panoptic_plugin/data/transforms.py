@@ -22,6 +22,8 @@ from panoptic_plugin.errors import ConfigError
 from panoptic_plugin.structures import rgb_to_ids
 
 JITTER = (0.8, 1.2)
+# Of the official DETR: lengths of the shorter edge before a crop, and the crop's least and greatest edge.
+DETR_EDGES, DETR_CROP = [400, 500, 600], (384, 600)
 
 
 class Rotate90Transform(Transform):
@@ -172,8 +174,11 @@ class RandomCategoryCrop(T.Augmentation):
 
 
 def build_augmentations(cfg, is_train: bool, ignore_label: int) -> list[T.Augmentation]:
-    """Resize, crop, turn, flip, colours: what ``INPUT.*`` asks for. At test time the resizing alone."""
-    if not is_train:
+    """Resize, crop, turn, flip, colours: what ``INPUT.*`` asks for.
+
+    At test time, and without ``INPUT.AUGMENT``, the resizing of tests alone.
+    """
+    if not is_train or not cfg.INPUT.AUGMENT:
         return [ResizedCrop(T.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST))]
     sampling = cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING
     resize = T.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN, sampling)
@@ -183,6 +188,9 @@ def build_augmentations(cfg, is_train: bool, ignore_label: int) -> list[T.Augmen
         augmentations = [ResizedCrop(resize), RandomCategoryCrop(crop.TYPE, crop.SIZE, max_area, ignore_label)]
     else:
         augmentations = [ResizedCrop(resize, T.RandomCrop(crop.TYPE, crop.SIZE) if crop.ENABLED else None)]
+    if cfg.INPUT.DETR_CROP:
+        first = [T.ResizeShortestEdge(DETR_EDGES, sample_style="choice"), T.RandomCrop("absolute_range", DETR_CROP)]
+        augmentations.insert(0, T.RandomApply(T.AugmentationList(first), prob=0.5))
     if cfg.INPUT.ROTATE90:
         augmentations.append(RandomRotate90())
     if cfg.INPUT.RANDOM_FLIP not in ("horizontal", "vertical", "none"):

@@ -262,6 +262,10 @@ class PluginCheckpointer(DetectionCheckpointer):
         return checkpoint
 
     def _load_model(self, checkpoint: dict[str, Any]):
+        # A model may know other layouts of its own weights, and rename them.
+        adapt = getattr(self.model, "adapt_weights", None)
+        if adapt is not None:
+            checkpoint["model"] = adapt(checkpoint["model"])
         shapes = {key: tuple(value.shape) for key, value in checkpoint["model"].items()}
         if checkpoint.get("matching_heuristics"):
             _prefix_backbone(checkpoint, set(self.model.state_dict()))
@@ -308,6 +312,14 @@ class PluginCheckpointer(DetectionCheckpointer):
                 f"{self._path} fills {backbone_found} of {backbone_total} weights of the backbone, so it belongs to "
                 f"another network. Not in the file: {_listed(missing)}; of another shape: {_listed(shapes)}; of no use "
                 f"in the model: {_listed(unexpected)}. {CHECK_BACKBONE}"
+            )
+        required = getattr(self.model, "must_be_loaded", ())
+        lacking = [key for key in (*missing, *differing) if key.startswith(tuple(required))] if required else []
+        if lacking:
+            raise CheckpointError(
+                f"{self._path} lacks {len(lacking)} weights that do not train and must be loaded, for example "
+                f"{_listed(lacking)}. Name the checkpoint of a box model with the same backbone and number of classes "
+                "in MODEL.DETR.FROZEN_WEIGHTS"
             )
         if self._complete and (missing or differing):
             raise CheckpointError(

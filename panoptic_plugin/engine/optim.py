@@ -28,7 +28,8 @@ def build_optimizer(cfg, model: nn.Module) -> torch.optim.Optimizer:
     """The optimizer that ``SOLVER.OPTIMIZER`` names: SGD, ADAM or ADAMW.
 
     The parameter groups are Detectron2's: ``WEIGHT_DECAY_NORM`` for normalisation layers, ``WEIGHT_DECAY_BIAS`` and
-    ``BIAS_LR_FACTOR`` for biases, ``WEIGHT_DECAY`` for the rest. Gradients are clipped by the trainer, not here; see
+    ``BIAS_LR_FACTOR`` for biases, ``WEIGHT_DECAY`` for the rest; with ``SOLVER.BACKBONE_MULTIPLIER`` the backbone has a
+    learning rate of its own. Gradients are clipped by the trainer, not here; see
     :func:`build_gradient_clipper`.
 
     Raises:
@@ -45,7 +46,21 @@ def build_optimizer(cfg, model: nn.Module) -> torch.optim.Optimizer:
         bias_lr_factor=solver.BIAS_LR_FACTOR,
         weight_decay_bias=solver.WEIGHT_DECAY_BIAS,
     )
+    if solver.BACKBONE_MULTIPLIER != 1.0:
+        groups = _with_backbone_rate(groups, model, solver.BASE_LR * solver.BACKBONE_MULTIPLIER)
     return OPTIMIZERS[name](solver, groups)
+
+
+def _with_backbone_rate(groups: list[dict[str, Any]], model: nn.Module, rate: float) -> list[dict[str, Any]]:
+    """The groups, with the parameters of ``model.backbone`` in groups of their own that have this learning rate."""
+    backbone = {id(parameter) for name, parameter in model.named_parameters() if "backbone." in f".{name}"}
+    parted = []
+    for group in groups:
+        for inside in (False, True):
+            parameters = [one for one in group["params"] if (id(one) in backbone) == inside]
+            if parameters:
+                parted.append({**group, "params": parameters, **({"lr": rate} if inside else {})})
+    return parted
 
 
 def _sgd(solver, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:

@@ -6,6 +6,7 @@ code. Here a name that is not in a short table stops the reading before anything
 
 from __future__ import annotations
 
+import argparse
 import collections
 import io
 import pickle
@@ -91,8 +92,11 @@ def load(stream: BinaryIO) -> Any:
 
 
 def torch_safe_globals() -> list[Any]:
-    """What ``torch.load(weights_only=True)`` may rebuild beside tensors: NumPy arrays and scalars."""
-    allowed: list[Any] = [np.ndarray, np.dtype]
+    """What ``torch.load(weights_only=True)`` may rebuild beside tensors: NumPy arrays and scalars, and plain options.
+
+    Many trainings, DETR's official one among them, save their ``argparse.Namespace``, which is a bag of attributes.
+    """
+    allowed: list[Any] = [np.ndarray, np.dtype, argparse.Namespace]
     for package in ("numpy.core", "numpy._core"):
         allowed += [(function, f"{package}.{module}.{name}") for module, name, function in _numpy_functions()]
     allowed += [value for (module, _), value in _DataUnpickler.table.items() if module == "numpy.dtypes"]

@@ -158,6 +158,9 @@ class PanopticTrainer(DefaultTrainer):
         """
         if resume and not self.checkpointer.has_checkpoint():
             logger.warning("There is no checkpoint in %s to resume from; training starts", self.cfg.OUTPUT_DIR)
+        frozen_weights = self.cfg.MODEL.DETR.FROZEN_WEIGHTS
+        if frozen_weights and not (resume and self.checkpointer.has_checkpoint()):
+            self.checkpointer.load(frozen_weights, checkpointables=[])
         super().resume_or_load(resume)
 
     def train(self) -> dict[str, Any] | None:

@@ -11,12 +11,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.nn import functional as F
 
 STUFF_MERGES = ("official", "union")
 PADDED_MASKS = ("official", "crop")
-# Masks that are enlarged at a time.
-MASKS_AT_A_TIME = 8
 
 
 def keep_queries(logits: torch.Tensor, threshold: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -137,7 +134,7 @@ def _numbered(
 
 
 class _Sampler:
-    """Masks at the pixels of the result."""
+    """Masks at the pixels of the result, without ever enlarging all of them."""
 
     def __init__(
         self,
@@ -148,43 +145,69 @@ class _Sampler:
         *,
         crop: bool,
     ) -> None:
-        self.masks = masks.float()
-        self.image_size = image_size
-        self.enlarged_size = padded_size if crop else image_size
+        enlarged = padded_size if crop else image_size
+        device = masks.device
+        picked = [nearest_sources(*sizes) for sizes in zip(image_size, output_size, strict=True)]
+        # Fewer rows or columns: look at those alone. More: repeat them when it is known whose they are.
+        shrinks = [len(index) <= size for index, size in zip(picked, image_size, strict=True)]
         rows, columns = (
-            torch.as_tensor(nearest_sources(*sizes), device=masks.device)
-            for sizes in zip(image_size, output_size, strict=True)
+            torch.as_tensor(index if fewer else np.arange(size), device=device)
+            for index, fewer, size in zip(picked, shrinks, image_size, strict=True)
         )
-        # Fewer rows or columns: pick them before masks are compared. More: repeat them afterwards.
-        self.rows_before, self.rows_after = (rows, None) if len(rows) <= image_size[0] else (None, rows)
-        self.columns_before, self.columns_after = (columns, None) if len(columns) <= image_size[1] else (None, columns)
+        self.after = [
+            (axis, torch.as_tensor(index, device=device)) for axis, index in enumerate(picked) if not shrinks[axis]
+        ]
+        self.top, self.bottom, self.share = _bilinear(rows, masks.shape[1], enlarged[0])
+        left, right, share = _bilinear(columns, masks.shape[2], enlarged[1])
+        # (K, h, W'): the columns first and then, mask by mask, the rows, as PyTorch does.
+        self.wide = masks.float()[:, :, left] * (1 - share) + masks.float()[:, :, right] * share
+        self.found: torch.Tensor | None = None
 
     def owner(self, alive: list[int]) -> torch.Tensor:
         """int64 (H', W'): which of the queries has the highest logit; the first one of equal ones."""
-        best: torch.Tensor | None = None
-        owner: torch.Tensor | None = None
-        for start in range(0, len(alive), MASKS_AT_A_TIME):
-            some = torch.tensor(alive[start : start + MASKS_AT_A_TIME], device=self.masks.device)
-            logits, which = self._enlarge(some).max(dim=0)
-            which = some[which]
-            if best is None or owner is None:
-                best, owner = logits, which
-            else:
-                better = logits > best
-                best, owner = torch.where(better, logits, best), torch.where(better, which, owner)
-        if owner is None:
-            return torch.zeros(0, 0, dtype=torch.int64, device=self.masks.device)
-        if self.rows_after is not None:
-            owner = owner.index_select(0, self.rows_after)
-        return owner if self.columns_after is None else owner.index_select(1, self.columns_after)
+        if self.found is None:
+            self.found = self._best(alive, None)
+        else:  # a query that is gone leaves its pixels to the others, the rest is as it was
+            gone = torch.ones(len(self.wide), dtype=torch.bool, device=self.wide.device)
+            gone[alive] = False
+            pixels = gone[self.found.flatten()].nonzero()[:, 0]
+            if len(pixels) and alive:
+                self.found.view(-1)[pixels] = self._best(alive, pixels)
+        owner = self.found
+        for axis, index in self.after:
+            owner = owner.index_select(axis, index)
+        return owner
 
-    def _enlarge(self, some: torch.Tensor) -> torch.Tensor:
-        masks = self.masks.index_select(0, some)
-        enlarged = F.interpolate(masks[None], size=self.enlarged_size, mode="bilinear", align_corners=False)[0]
-        enlarged = enlarged[:, : self.image_size[0], : self.image_size[1]]
-        if self.rows_before is not None:
-            enlarged = enlarged.index_select(1, self.rows_before)
-        return enlarged if self.columns_before is None else enlarged.index_select(2, self.columns_before)
+    def _best(self, alive: list[int], pixels: torch.Tensor | None) -> torch.Tensor:
+        best = self._logits(alive[0], pixels)
+        owner = torch.full(best.shape, alive[0], dtype=torch.int64, device=best.device)
+        for query in alive[1:]:
+            logits = self._logits(query, pixels)
+            better = logits > best
+            best = torch.where(better, logits, best)
+            owner.masked_fill_(better, query)
+        return owner
+
+    def _logits(self, query: int, pixels: torch.Tensor | None) -> torch.Tensor:
+        """A query's logits at all pixels, (rows, columns), or at some, (P,)."""
+        wide = self.wide[query]
+        if pixels is None:
+            share = self.share[:, None]
+            return wide[self.top] * (1 - share) + wide[self.bottom] * share
+        row, column = torch.div(pixels, wide.shape[1], rounding_mode="floor"), pixels % wide.shape[1]
+        share = self.share[row]
+        return wide[self.top[row], column] * (1 - share) + wide[self.bottom[row], column] * share
+
+
+def _bilinear(wanted: torch.Tensor, num_in: int, num_out: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """For some of ``num_out`` positions the two of ``num_in`` they lie between, and the share of the second one.
+
+    As ``torch.nn.functional.interpolate`` with ``align_corners=False``.
+    """
+    scale = torch.tensor(num_in / num_out, dtype=torch.float32, device=wanted.device)
+    source = (scale * (wanted.float() + 0.5) - 0.5).clamp(min=0)
+    first = source.long().clamp(max=num_in - 1)
+    return first, (first + 1).clamp(max=num_in - 1), source - first
 
 
 def nearest_sources(num_in: int, num_out: int) -> np.ndarray:

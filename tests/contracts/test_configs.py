@@ -27,7 +27,7 @@ MAX_DEPTH = 3
 SECTIONS = {
     "systems": (
         *("MODEL.META_ARCHITECTURE", "MODEL.SEM_SEG_HEAD", "MODEL.INS_EMBED_HEAD", "MODEL.PANOPTIC_DEEPLAB"),
-        *("INPUT.TARGET_GENERATOR", "INPUT.GAUSSIAN_SIGMA"),
+        *("MODEL.DETR", "MODEL.MASK_ON", "INPUT.TARGET_GENERATOR", "INPUT.GAUSSIAN_SIGMA"),
     ),
     "backbones": (
         *("MODEL.WEIGHTS", "MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD", "MODEL.BACKBONE", "MODEL.RESNETS", "MODEL.HRNET"),
@@ -128,11 +128,11 @@ def test_both_loaders_resolve_alike(name: str):
 
 
 @pytest.mark.parametrize("name", RECIPES, ids=[Path(name).stem for name in RECIPES])
-def test_its_model_builds_with_the_published_weight_names(name: str, tmp_path: Path, monkeypatch):
+def test_its_model_builds_with_the_published_weight_names(name: str, shared_root: Path, monkeypatch):
     """On the meta device, where tensors have shapes and no memory."""
     cfg = load_config(CONFIGS / name, ["MODEL.DEVICE", "meta"])
-    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    _write_categories(cfg, tmp_path)
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(shared_root))
+    _write_categories(cfg, shared_root)
     register_custom_datasets(cfg)
     with torch.device("meta"):
         state = build_model(cfg).state_dict()
@@ -146,9 +146,15 @@ def test_its_model_builds_with_the_published_weight_names(name: str, tmp_path: P
         assert hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()[:16] == digest
 
 
+@pytest.fixture(scope="module")
+def shared_root(tmp_path_factory) -> Path:
+    """Configs share custom datasets, and a name is registered once in a process."""
+    return tmp_path_factory.mktemp("datasets")
+
+
 def _write_categories(cfg: CfgNode, root: Path) -> None:
     """The categories of each custom dataset, which is all that building a model reads of it."""
-    classes = range(1, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES + 1)
+    classes = range(cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES)
     categories = [{"id": number, "name": str(number), "isthing": number % 2} for number in classes]
     for entry in cfg.DATASETS.CUSTOM:
         file = root / entry["PANOPTIC_JSON"]
