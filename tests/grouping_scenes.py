@@ -20,7 +20,7 @@ SIZE = (128, 256)
 CLASSES = ["ground", "pole", "person", "car", "bus", "rider"]
 THINGS = frozenset({2, 3, 4, 5})
 MODES = ("clean", "leak", "patches", "missing centers", "leak and patches", "all")
-SIGMA = 8.0
+SIGMA = 4.0  # of the Gaussians on the centers, and so of the grouping
 WRONG = {"calibrated": 0.5, "overconfident": 0.9}  # probability that a wrong pixel gives its wrong class
 
 
@@ -57,7 +57,7 @@ def make_scene(seed: int, mode: str, confidence: str = "calibrated") -> Scene:
     grid = np.mgrid[: SIZE[0], : SIZE[1]].astype(np.float32)
     for (y, x), height in peaks:
         squared = (grid[0] - round(float(y))) ** 2 + (grid[1] - round(float(x))) ** 2
-        heatmap = np.maximum(heatmap, height * np.exp(-squared / (2 * 3.0**2)))
+        heatmap = np.maximum(heatmap, height * np.exp(-squared / (2 * SIGMA**2)))
     target = np.zeros((len(segments) + 1, 2), np.float32)
     for one, place in centers.items():
         target[one] = place
