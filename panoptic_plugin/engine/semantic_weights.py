@@ -115,8 +115,21 @@ def load_semantic_weights(
     if report.faults and strict:
         raise CheckpointError(f"{path} does not fit the semantic branch: {'; '.join(report.faults)}. {_remedy(report)}")
     branch.load_state_dict(fitting, strict=False)
+    _warn_of_resizing(branch, report.layout)
     logger.log(logging.WARNING if report.faults else logging.INFO, "%s", report)
     return report
+
+
+def _warn_of_resizing(branch: nn.Module, layout: str) -> None:
+    """Published weights give what they were trained to give only where maps are resized as they were in training."""
+    wanted = {"nvidia_ocr": (False, 1), "hrnet_ocr": (True, None), "hrnet": (True, None)}.get(layout)
+    multi_scale = getattr(branch, "multi_scale", None)
+    if wanted is None:
+        return
+    if branch.align_corners != wanted[0]:
+        logger.warning("%s was trained with SEMANTIC.ALIGN_CORNERS %s", LAYOUTS[layout].title, wanted[0])
+    if wanted[1] and multi_scale is not None and multi_scale.fusion_stride != wanted[1]:
+        logger.warning("%s was trained with SEMANTIC.FUSION_STRIDE %d", LAYOUTS[layout].title, wanted[1])
 
 
 def _named_for(branch: nn.Module, weights: Mapping[str, torch.Tensor], path: str) -> tuple[Weights, SemanticLoadReport]:

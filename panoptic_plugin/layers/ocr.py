@@ -30,15 +30,18 @@ def conv_norm_relu(
 def gather_regions(features: torch.Tensor, soft_regions: torch.Tensor) -> torch.Tensor:
     """The mean feature of each class's region, weighted by a softmax over the pixels (equation 1 of the paper).
 
+    In float32 also under autocast: of a hundred thousand pixels each has a share that float16 cannot hold.
+
     Args:
         features: float (N, M, h, w).
         soft_regions: float (N, C, h, w), logits of the classes.
 
     Returns:
-        float (N, M, C).
+        float32 (N, M, C).
     """
-    shares = soft_regions.flatten(2).float().softmax(dim=-1).to(features.dtype)
-    return features.flatten(2) @ shares.transpose(1, 2)
+    with torch.autocast(features.device.type, enabled=False):
+        shares = soft_regions.flatten(2).float().softmax(dim=-1)
+        return features.flatten(2).float() @ shares.transpose(1, 2)
 
 
 class ObjectAttention(nn.Module):

@@ -51,10 +51,10 @@ class DeepLabSemanticBranch(SemanticBranch):
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: Mapping[str, ShapeSpec] | None) -> dict[str, Any]:
         own = bool(cfg.MODEL.PANOPTIC_DEEPLAB.SEMANTIC.BACKBONE.NAME)
-        if not own and not uses_one_scale(cfg):
+        if not own and (not uses_one_scale(cfg) or cfg.MODEL.PANOPTIC_DEEPLAB.SEMANTIC.TEST_FLIP):
             raise ConfigError(
                 f"{SECTION}.BACKBONE.NAME is empty, but a shared backbone sees the image at its own size alone; set "
-                f"{SECTION}.TRAIN_SCALES and TEST_SCALES to [1.0], or name a backbone"
+                f"{SECTION}.TRAIN_SCALES and TEST_SCALES to [1.0] and TEST_FLIP to False, or name a backbone"
             )
         if not own and input_shape is None:
             raise ConfigError(f"{SECTION}.BACKBONE.NAME is empty, but there is no backbone to share; name one")

@@ -105,7 +105,7 @@ class SemanticBranch(nn.Module):
         """Normalised, padded images (N, 3, H, W), and the shared backbone's features where the branch uses them."""
         output = self._at_all_scales(images, shared_features)
         if self.test_flip and not self.training:
-            mirrored = self._at_all_scales(images.flip(-1), _flip(shared_features))
+            mirrored = self._at_all_scales(images.flip(-1), None)
             logits = (output.fused + mirrored.fused.flip(-1)) / 2
             output = MultiScaleMaps(logits, (output.features + mirrored.features.flip(-1)) / 2, {}, {})
         logits = output.fused[:, : self.num_classes]
@@ -147,10 +147,6 @@ class SemanticBranch(nn.Module):
         for scale, weight in self.scale_weights.items() if len(output.scales) > 1 else ():
             found.append((f"scale_{scale:g}", output.scales[scale][:, : self.num_classes], weight))
         return [(name, logits, weight) for name, logits, weight in found if weight]
-
-
-def _flip(features: Features | None) -> Features | None:
-    return None if features is None else {name: maps.flip(-1) for name, maps in features.items()}
 
 
 def branch_arguments(cfg: CfgNode) -> dict[str, Any]:

@@ -133,6 +133,18 @@ def test_an_attention_that_no_scale_needs_is_not_dropped_silently(source, save):
         load_semantic_weights(one_scale, save(as_nvidia(source.state_dict())))
 
 
+@pytest.mark.parametrize(
+    ("name", "align", "warnings"),
+    [("nvidia_ocr", True, ["ALIGN_CORNERS False", "FUSION_STRIDE 1"]), ("hrnet_ocr", False, ["ALIGN_CORNERS True"])],
+)
+def test_resizing_other_than_in_training_is_warned_of(source, save, caplog, name, align, warnings):
+    load_semantic_weights(ocr_branch(ALIGN_CORNERS=align), save(in_format(source, name)))
+    assert all(words in caplog.text for words in warnings)
+    caplog.clear()
+    load_semantic_weights(ocr_branch(ALIGN_CORNERS=not align, FUSION_STRIDE=1), save(in_format(source, name)))
+    assert "was trained with" not in caplog.text
+
+
 def test_another_width_names_both_shapes(source, save):
     other = ocr_branch(BACKBONE={"NAME": "d2_hrnet", "DEPTH": 3, "MODULES": [1, 1, 1], "BLOCKS": 1})
     with pytest.raises(CheckpointError, match=r"has shape \(2,.* expected \(3,"):

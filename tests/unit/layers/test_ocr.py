@@ -45,6 +45,13 @@ def test_gather_equals_a_loop_and_its_shares_sum_to_one(shape):
     torch.testing.assert_close(gather_regions(torch.ones(2, 3, *shape), soft), torch.ones(2, 3, NUM_CLASSES))
 
 
+def test_regions_of_many_pixels_are_exact_under_autocast():
+    features, soft = torch.rand(1, 4, 256, 512).half(), torch.zeros(1, 2, 256, 512)
+    with torch.autocast("cpu", dtype=torch.float16):
+        found = gather_regions(features, soft)
+    torch.testing.assert_close(found, features.float().mean((2, 3)).unsqueeze(-1).expand(1, 4, 2), rtol=1e-5, atol=0)
+
+
 @torch.no_grad()
 def test_attention_equals_a_loop():
     attention = ObjectAttention(6, 4).eval()

@@ -14,6 +14,7 @@ from panoptic_plugin.errors import ConfigError
 from panoptic_plugin.layers.multi_scale_attention import resize_to
 from panoptic_plugin.losses.semantic import SEMANTIC_LOSSES, SemanticLoss
 from panoptic_plugin.registry import SEMANTIC_BRANCH_REGISTRY
+from panoptic_plugin.systems.joint.frozen_branch import FrozenModelBranch
 from panoptic_plugin.systems.joint.semantic_branch import build_semantic_branch
 from panoptic_plugin.systems.joint.semantic_output import SemanticOutput, probabilities
 
@@ -224,12 +225,41 @@ def test_mistakes_name_the_key(keys, message):
         build_semantic_branch(ocr_config(**keys))
 
 
+@torch.no_grad()
+def test_a_head_that_gives_full_size_logits_can_be_frozen_too():
+    class Head(torch.nn.Module):
+        def forward(self, features):
+            return features["p2"].repeat(1, 2, 1, 1)[:, :NUM_CLASSES], {}
+
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.backbone, self.sem_seg_head = lambda images: {"p2": images}, Head()
+            self.pixel_mean, self.pixel_std = torch.zeros(3, 1, 1), torch.ones(3, 1, 1)
+
+    branch = FrozenModelBranch(
+        model=Model(),
+        pixel_mean=[1.0, 2.0, 3.0],
+        pixel_std=[2.0, 2.0, 2.0],
+        num_classes=NUM_CLASSES,
+        loss=SemanticLoss(loss_type="ohem", ignore_value=255),
+    )
+    images = torch.randn(1, 3, 9, 11)
+    output = branch(images)
+    assert output.stride == 1
+    torch.testing.assert_close(output.logits[:, 1], 2 * images[:, 1] + 2)
+
+
 def test_a_shared_backbone_sees_one_scale():
     cfg = deeplab_config(BACKBONE={"NAME": "", "DEPTH": 2, "MODULES": [1, 1, 1], "BLOCKS": 1})
     with pytest.raises(ConfigError, match="no backbone to share"):
         build_semantic_branch(cfg)
     cfg.MODEL.PANOPTIC_DEEPLAB.SEMANTIC.TEST_SCALES = [0.5, 1.0]
     with pytest.raises(ConfigError, match=r"set .*TRAIN_SCALES and TEST_SCALES to \[1.0\]"):
+        build_semantic_branch(cfg)
+    cfg.MODEL.PANOPTIC_DEEPLAB.SEMANTIC.TEST_SCALES = [1.0]
+    cfg.MODEL.PANOPTIC_DEEPLAB.SEMANTIC.TEST_FLIP = True
+    with pytest.raises(ConfigError, match="TEST_FLIP to False"):
         build_semantic_branch(cfg)
 
 
