@@ -133,10 +133,12 @@ class RayEngine:
         return sorted(found, key=lambda record: record.key)
 
     def _run_tune(self, search: Search, rule: Halving, known: Sequence[Record], num_new: int) -> None:
+        import optuna
         from ray import tune
         from ray.tune.schedulers import ASHAScheduler
         from ray.tune.search.optuna import OptunaSearch
 
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
         told = [record for record in known if record.curve]
         algorithm = OptunaSearch(
             space=optuna_distributions(search.space),
@@ -165,15 +167,14 @@ class RayEngine:
             run_and_report(objective, Request(key, "search", dict(values), seed), report)
 
         first = 1 + max(int(record.key.rpartition("-")[2]) for record in known)
-        recorder = make_recorder(self._add, search, first, rule.max_step)
+        recorder = make_recorder(self._add, search, rule.max_step)
         tuner = tune.Tuner(
             tune.with_resources(trainable, {"cpu": self._resources.cpus, "gpu": self._resources.gpus}),
             tune_config=tune.TuneConfig(
                 search_alg=algorithm,
                 scheduler=scheduler,
                 num_samples=num_new,
-                trial_name_creator=recorder.name_of,
-                trial_dirname_creator=recorder.name_of,
+                trial_name_creator=make_names(search, first),
             ),
             run_config=tune.RunConfig(
                 name=f"search-from-{first}",
@@ -213,31 +214,38 @@ def failed(request: Request, error: BaseException) -> Record:
     return Record(request.key, request.phase, dict(request.values), request.seed, FAILED, error=text)
 
 
-def make_recorder(add: Any, search: Search, first: int, last_step: int) -> Any:
+def make_names(search: Search, first: int) -> Any:
+    """A function that names Ray's trials as ours, in the order in which they are made.
+
+    Args:
+        search: what the trials are of.
+        first: number of the first trial.
+    """
+    numbers: dict[str, int] = {}
+
+    def name(trial: Any) -> str:
+        return search.request(numbers.setdefault(trial.trial_id, first + len(numbers)), {}).key
+
+    return name
+
+
+def make_recorder(add: Any, search: Search, last_step: int) -> Any:
     """A callback of Ray Tune that turns its trials into records, in this process.
 
     Args:
         add: is given each record when its trial has ended.
         search: what the trials are of.
-        first: number of the first trial.
         last_step: of a whole training.
     """
     from ray.tune import Callback
 
     class Recorder(Callback):
         def __init__(self) -> None:
-            self._numbers: dict[str, int] = {}
             self._records: dict[str, Record] = {}
 
-        def name_of(self, trial: Any) -> str:
-            number = self._numbers.setdefault(trial.trial_id, first + len(self._numbers))
-            return search.request(number, {}).key
-
         def _record(self, trial: Any) -> Record:
-            request = search.request(self._numbers[trial.trial_id], trial.config)
-            return self._records.setdefault(
-                trial.trial_id, Record(request.key, request.phase, dict(request.values), request.seed)
-            )
+            key = str(trial)  # its name
+            return self._records.setdefault(key, Record(key, "search", dict(trial.config), search.trial_seed))
 
         def on_trial_result(
             self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any
