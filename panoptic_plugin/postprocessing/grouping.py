@@ -10,7 +10,7 @@ import torch
 
 from panoptic_plugin.postprocessing import device
 from panoptic_plugin.postprocessing.nearest_cells import LONGEST, NearestCells, make_cells
-from panoptic_plugin.postprocessing.pixels import pixels_of, rows_and_columns
+from panoptic_plugin.postprocessing.pixels import parts_of, pixels_of, rows_and_columns
 
 # Distances to all centers that are made at a time; it bounds the memory, whatever K is.
 DISTANCES_AT_A_TIME = 1 << 22
@@ -26,7 +26,8 @@ def group_pixels(centers: torch.Tensor, offsets: torch.Tensor, thing_mask: torch
     Args:
         centers: (K, 2) centers (y, x) in pixels.
         offsets: float (2, H, W), (dy, dx) in pixels; half precision is lifted to float32, which it needs to hold a
-            coordinate.
+            coordinate. Any value will do: distances are those of float32 arithmetic, so that far away, where they are
+            rounded to the same number, and at infinity the first center counts, as it does for NaN.
         thing_mask: bool (H, W).
 
     Returns:
@@ -58,7 +59,7 @@ def centers_of_pixels(centers: torch.Tensor, offsets: torch.Tensor, pixels: torc
         return torch.from_numpy(_find_in_cells(centers.numpy(), offsets.numpy(), pixels.numpy()))
     flat, width = offsets.reshape(2, -1), offsets.shape[2]
     nearest = torch.empty(pixels.shape, dtype=torch.int32, device=pixels.device)
-    for part in _parts(len(pixels), max(1, DISTANCES_AT_A_TIME // centers.shape[0])):
+    for part in parts_of(len(pixels), max(1, DISTANCES_AT_A_TIME // centers.shape[0])):
         some = pixels[part]
         y, x = rows_and_columns(some, width)
         nearest[part] = nearest_of_all(centers, y + flat[0].index_select(0, some), x + flat[1].index_select(0, some))
@@ -71,12 +72,12 @@ def _find_in_cells(centers: np.ndarray, offsets: np.ndarray, pixels: np.ndarray)
     cells = make_cells(centers, (height, width))
     nearest = np.empty(len(pixels), dtype=np.int32)
     if len(pixels) * SPARSE < height * width or width > PIXELS_AT_A_TIME:
-        for part in _parts(len(pixels), PIXELS_AT_A_TIME):
+        for part in parts_of(len(pixels), PIXELS_AT_A_TIME):
             nearest[part] = cells.look_up(*(target[None] for target in _targets(offsets, pixels[part])))[0]
     else:
         _look_all_up(cells, offsets, pixels, out=nearest)
     undecided = np.flatnonzero(nearest < 0)
-    for part in _parts(len(undecided), PIXELS_AT_A_TIME):
+    for part in parts_of(len(undecided), PIXELS_AT_A_TIME):
         points = undecided[part]
         nearest[points] = cells.compare(-1 - nearest[points], *_targets(offsets, pixels[points]))
     return nearest
@@ -86,16 +87,12 @@ def _look_all_up(cells: NearestCells, offsets: np.ndarray, pixels: np.ndarray, o
     """What ``cells`` say of some pixels, int32 (P,), by looking up all pixels of some rows at a time."""
     _, height, width = offsets.shape
     column = np.arange(width, dtype=np.float32)
-    for rows in _parts(height, PIXELS_AT_A_TIME // width):
+    for rows in parts_of(height, PIXELS_AT_A_TIME // width):
         start, stop = np.searchsorted(pixels, (rows.start * width, rows.stop * width))
         dy, dx = offsets[:, rows]
         row = np.arange(rows.start, rows.start + len(dy), dtype=np.float32)
         found = cells.look_up(dy + row[:, None], dx + column).ravel()
         out[start:stop] = found.take(pixels[start:stop] - rows.start * width, mode="clip")
-
-
-def _parts(length: int, size: int) -> list[slice]:
-    return [slice(start, start + size) for start in range(0, length, size)]
 
 
 def _targets(offsets: np.ndarray, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from panoptic_plugin.postprocessing.pair_runs import PairRuns
-from panoptic_plugin.postprocessing.pixels import compact_labels, count_labels, look_up, pixels_of, put, take
+from panoptic_plugin.postprocessing.pixels import compact_labels, count_labels, look_up, parts_of, pixels_of, put, take
 
 # What is worked on at a time: it bounds the memory, and on a CPU fits its cache.
 PIXELS_AT_A_TIME = 1 << 17
@@ -81,7 +81,7 @@ def merge_pixels(
         void: as in :func:`merge`.
     """
     num_classes = len(is_thing)
-    parts = [slice(start, start + PIXELS_AT_A_TIME) for start in range(0, len(pixels), PIXELS_AT_A_TIME)]
+    parts = parts_of(len(pixels), PIXELS_AT_A_TIME)
     runs = [PairRuns(instances[some], take(labels.reshape(-1), pixels[some])) for some in parts]
     counts = torch.zeros((num_instances, num_classes), dtype=torch.int64, device=labels.device)
     for part in runs:

@@ -13,8 +13,7 @@ from panoptic_plugin.postprocessing.instances import mean_probability
 from panoptic_plugin.postprocessing.merge import merge_pixels, thing_table
 from panoptic_plugin.postprocessing.pair_runs import PairRuns
 from panoptic_plugin.postprocessing.pixel_scores import PixelScores
-from panoptic_plugin.postprocessing.pixels import compact_labels, count_labels, pixels_of, put
-from panoptic_plugin.postprocessing.runs import Runs
+from panoptic_plugin.postprocessing.pixels import compact_labels, count_and_find, count_labels, pixels_of, put
 from panoptic_plugin.postprocessing.semantic import SemanticLogits, SemanticMap, classify
 from panoptic_plugin.postprocessing.semantic_grouping import GroupingOptions, regroup
 from panoptic_plugin.postprocessing.thing_repair import Groups, leave_out, spawn
@@ -149,8 +148,10 @@ def group_labels(
     labels = compact_labels(labels, num_classes)
     is_thing = thing_table(thing_ids, num_classes, labels.device)
     centers, heights = find_centers(heatmap.float(), threshold, nms_kernel, top_k)
-    area, thing_pixels = _areas_and_pixels(labels, is_thing)
-    pixels = thing_pixels if pixels is None else pixels
+    if pixels is None:
+        area, pixels = count_and_find(labels, is_thing)
+    else:
+        area = count_labels(labels, num_classes)
     kept: torch.Tensor | None = None
     if _needs_scores(grouping) and len(pixels) > 0:
         assert scores is not None, "a grouping by classes needs their probabilities"
@@ -168,12 +169,6 @@ def group_labels(
         labels, area, pixels, instances, len(centers), is_thing, label_divisor, stuff_area, void
     )
     return Grouping(panoptic, segments, centers, heights, pixels, instances, kept)
-
-
-def _areas_and_pixels(labels: torch.Tensor, is_thing: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pixels of each class, int64 (classes,), and positions of those of things, int64 (P,), in labels (H, W)."""
-    runs = Runs(labels.reshape(-1))
-    return runs.count(runs.fields[0], len(is_thing)), runs.places(is_thing[runs.fields[0].long()])
 
 
 def _leaves_out(options: GroupingOptions) -> bool:

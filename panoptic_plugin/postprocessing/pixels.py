@@ -16,7 +16,7 @@ def compact_labels(labels: torch.Tensor, num_labels: int) -> torch.Tensor:
 
 
 def look_up(table: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """``table[labels]`` for a table (L,) of bool, uint8 or int64 and uint8 or int64 labels (H, W)."""
+    """``table[labels]`` for a table (L,) of bool, uint8 or int64 and uint8 or int64 labels of any shape."""
     if not device.is_cpu(labels) or labels.dtype != torch.uint8:
         return table[labels.long()]
     # OpenCV has no int64 and no bool; it only copies entries, so any type of the same width will do.
@@ -45,6 +45,22 @@ def count_labels(labels: torch.Tensor, num_labels: int) -> torch.Tensor:
     """Pixels of each label, int64 (num_labels,), of integers of any shape."""
     runs = Runs(labels.reshape(-1))
     return runs.count(runs.fields[0], num_labels)
+
+
+def count_and_find(labels: torch.Tensor, wanted: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pixels of each label, int64 (L,), and the positions of all pixels of wanted labels, int64 (P,), ascending.
+
+    Args:
+        labels: uint8 or int64 (H, W).
+        wanted: bool (L,).
+    """
+    runs = Runs(labels.reshape(-1))
+    return runs.count(runs.fields[0], len(wanted)), runs.places(look_up(wanted, runs.fields[0]))
+
+
+def parts_of(length: int, size: int) -> list[slice]:
+    """One after the other, ``size`` at a time."""
+    return [slice(start, start + size) for start in range(0, length, size)]
 
 
 def put(target: torch.Tensor, pixels: torch.Tensor, values: torch.Tensor) -> None:

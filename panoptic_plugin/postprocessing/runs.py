@@ -10,9 +10,13 @@ import torch
 
 from panoptic_plugin.postprocessing import device
 
+SHORTEST = 4  # pixels that a run must have in the mean to be worth it
+
 
 class Runs:
-    """Runs of pixels that are equal in all fields, in the order of the pixels; on a GPU each pixel is one.
+    """Runs of pixels that are equal in all fields, in the order of the pixels.
+
+    Where that saves nothing, which is on a GPU and in noise, each pixel is one.
 
     Args:
         fields: integers (P,).
@@ -31,6 +35,8 @@ class Runs:
             np.not_equal(arrays[0][1:], arrays[0][:-1], out=is_first[1:])
             for array in arrays[1:]:
                 is_first[1:] |= array[1:] != array[:-1]
+            if np.count_nonzero(is_first) * SHORTEST > self._num_pixels:
+                return
             self._starts = np.flatnonzero(is_first)
             self.fields = [torch.from_numpy(array.take(self._starts, mode="clip")) for array in arrays]
 
@@ -49,7 +55,7 @@ class Runs:
     def places(self, wanted: torch.Tensor) -> torch.Tensor:
         """int64 (M,), ascending: the pixels of the wanted runs, bool (R,)."""
         if self._starts is None:
-            return wanted.nonzero()[:, 0]
+            return torch.from_numpy(np.flatnonzero(wanted.numpy())) if device.is_cpu(wanted) else wanted.nonzero()[:, 0]
         kept = np.flatnonzero(wanted.numpy())
         starts, lengths = self._starts[kept], self._lengths()[kept]
         places = np.arange(int(lengths.sum()))

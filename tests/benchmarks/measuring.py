@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import resource
 import statistics
-import threading
 import time
 from collections.abc import Callable
 from typing import Any
+
+from peak_memory import peak_mib as peak_mib  # run.py finds the folder above
 
 
 def interleaved(
@@ -44,27 +44,3 @@ def cpu_ms(function: Callable[[], Any]) -> tuple[float, Any]:
     start = time.process_time()
     result = function()
     return (time.process_time() - start) * 1000, result
-
-
-def peak_mib(function: Callable[[], Any]) -> float:
-    """MiB of resident memory at its highest during a call, above that before the call; the result is included."""
-    before, highest, done = _resident_mib(), 0.0, threading.Event()
-
-    def watch() -> None:
-        nonlocal highest
-        while not done.wait(0.0005):
-            highest = max(highest, _resident_mib())
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    kept = function()
-    highest = max(highest, _resident_mib())
-    done.set()
-    watcher.join()
-    del kept
-    return round(highest - before, 1)
-
-
-def _resident_mib() -> float:
-    with open("/proc/self/statm") as status:
-        return int(status.read().split()[1]) * resource.getpagesize() / 2**20
