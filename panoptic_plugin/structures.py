@@ -117,6 +117,7 @@ class PanopticResult:
         label_divisor: see ``ids``.
         metadata: of the dataset whose classes these are: names, colours, ids on disk. None: classes are numbers.
         image: uint8 RGB (H, W, 3) that was segmented, if it is kept.
+        attention: what a network with attention looked at, where that was recorded, else None.
     """
 
     ids: np.ndarray
@@ -124,6 +125,7 @@ class PanopticResult:
     label_divisor: int = 1000
     metadata: Any = field(default=None, repr=False)
     image: np.ndarray | None = field(default=None, repr=False)
+    attention: Any = field(default=None, repr=False)
 
     @property
     def semantic(self) -> np.ndarray:

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from panoptic_plugin.cli.demo_inputs import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Shot, find_inputs, image_shots, video_shots
 from panoptic_plugin.cli.demo_outputs import (
+    Attention,
     CocoJson,
     Ids,
     Output,
@@ -62,6 +63,10 @@ def build_parser() -> argparse.ArgumentParser:
         "--confidence-threshold", type=float, default=0.0, metavar="X",
         help="things whose score is below X, from 0 to 1, become void (default: %(default)s, keep all)",
     )  # fmt: skip
+    parser.add_argument(
+        "--attention", action="store_true",
+        help="also write NAME_attention.png beside each picture: what a DETR's encoder and queries look at",
+    )  # fmt: skip
     parser.add_argument("--weights", metavar="PATH", help="short for --opts MODEL.WEIGHTS PATH")
     parser.add_argument("--device", metavar="NAME", help="short for --opts MODEL.DEVICE NAME: cuda or cpu")
     parser.add_argument(
@@ -101,6 +106,8 @@ def run(args: argparse.Namespace) -> int:
         args.config_file, args.weights, device=args.device, overrides=args.opts,
         confidence_threshold=args.confidence_threshold,
     )  # fmt: skip
+    if args.attention:
+        predictor.record_attention()
     on_cpu = predictor.device.type == "cpu"
     predictor.batch_size = args.batch_size or (1 if on_cpu or job.live else 4)
     started = time.monotonic()
@@ -128,6 +135,8 @@ def _check_arguments(args: argparse.Namespace) -> None:
         raise UserError(f"--batch-size is {args.batch_size}, expected 1 or more")
     if not args.output and set(args.output_format) != {"overlay"}:
         raise UserError(f"--output-format {' '.join(args.output_format)} needs a folder; name it with --output")
+    if args.attention and not (args.input and args.output):
+        raise UserError("--attention needs images, named with --input, and a folder, named with --output")
     if not args.output and not has_display():
         raise UserError("there is no display to show pictures on; name a folder or file for them with --output")
 
@@ -158,6 +167,8 @@ def _image_job(args: argparse.Namespace) -> Job:
             yield Ids(folder if file else folder / "ids", file)
         if "json" in formats:
             yield CocoJson(folder, metadata)
+        if args.attention:
+            yield Attention(folder, metadata)
 
     return Job(lambda pixels: image_shots(paths, stems, pixels), len(paths), outputs)
 

@@ -16,6 +16,7 @@ import numpy as np
 from panoptic_plugin.cli.demo_inputs import IMAGE_SUFFIXES, Shot
 from panoptic_plugin.errors import UserError
 from panoptic_plugin.structures import dataset_category_ids, write_picture
+from panoptic_plugin.visualization.attention import attention_figure
 from panoptic_plugin.visualization.draw import class_name, thing_categories
 from panoptic_plugin.visualization.video import VideoWriter
 
@@ -70,6 +71,28 @@ class Ids:
     def write(self, shot: Shot) -> None:
         assert shot.result is not None
         shot.result.save(self._file or self._folder / f"{shot.stem}.png", ids=True)
+
+    def close(self) -> None:
+        pass
+
+
+class Attention:
+    """What the network looked at, ``STEM_attention.png`` in a folder.
+
+    Args:
+        folder: of the figures.
+        metadata: of the dataset; gives the names of the classes.
+    """
+
+    def __init__(self, folder: Path, metadata: Any):
+        self._folder, self._names = folder, list(metadata.get("stuff_classes", []))
+        make_folder(folder)
+
+    def write(self, shot: Shot) -> None:
+        result = shot.result
+        assert result is not None and result.image is not None
+        figure = attention_figure(result.image, result.attention, result.segments, self._names, ids=result.ids)
+        write_picture(self._folder / f"{shot.stem}_attention.png", figure)
 
     def close(self) -> None:
         pass

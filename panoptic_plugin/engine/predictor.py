@@ -133,6 +133,20 @@ class PanopticPredictor:
             results += self._predict(images[start : start + self.batch_size])
         return results
 
+    def record_attention(self) -> None:
+        """Let results have ``attention``.
+
+        Raises:
+            ConfigError: the model has no attention to show.
+        """
+        model = self._predictor.model
+        if not hasattr(model, "keep_attention"):
+            raise ConfigError(
+                f"a {type(model).__name__} has no attention to show; that is there with MODEL.META_ARCHITECTURE "
+                "PanopticDETR"
+            )
+        model.keep_attention = True
+
     def read(self, image: ImageLike) -> np.ndarray:
         """uint8 RGB (H, W, 3) of a path, upright; of a PIL image; or the array itself, checked."""
         if isinstance(image, (str, PathLike)):
@@ -154,6 +168,7 @@ class PanopticPredictor:
     def _result(self, output: dict[str, Any], image: np.ndarray) -> PanopticResult:
         result = result_of_output(output, self.metadata)
         result.image = image
+        result.attention = output.get("attention")
         return result.confident(self.confidence_threshold)
 
 

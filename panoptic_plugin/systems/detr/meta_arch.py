@@ -14,6 +14,7 @@ from detectron2.utils.events import get_event_storage
 
 from panoptic_plugin.errors import ConfigError
 from panoptic_plugin.systems.base import Batch, PanopticSystem, output_size
+from panoptic_plugin.systems.detr.attention import recorded_attention
 from panoptic_plugin.systems.detr.build import build_criterion, build_network, check_config, head_slots
 from panoptic_plugin.systems.detr.criterion import SetCriterion
 from panoptic_plugin.systems.detr.freezing import freeze, frozen_patterns
@@ -71,6 +72,8 @@ class PanopticDETR(PanopticSystem):
         self.is_second_stage = is_second_stage
         self.frozen_in_eval_mode = frozen_in_eval_mode
         self.head_init = head_init
+        # Whether results have "attention", see panoptic_plugin.systems.detr.attention; off, it costs nothing.
+        self.keep_attention = False
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -149,7 +152,8 @@ class PanopticDETR(PanopticSystem):
             return self.losses(batched_inputs)
         with self.timer.measure("network", self.device, len(batched_inputs)):
             images = self.images(batched_inputs)
-            outputs = self.network.detect(images.tensor, padding_of(images))
+            with recorded_attention(self.detr.transformer, self.keep_attention) as record:
+                outputs = self.network.detect(images.tensor, padding_of(images))
             logits, boxes = outputs.logits[-1], outputs.boxes[-1]
             per_image = zip(images.image_sizes, batched_inputs, strict=True)
             sizes = [output_size(sample, image_size) for image_size, sample in per_image]
@@ -160,10 +164,14 @@ class PanopticDETR(PanopticSystem):
         with self.timer.measure("postprocessing", self.device, len(batched_inputs)):
             padded = (int(images.tensor.shape[-2]), int(images.tensor.shape[-1]))
             everything = zip(logits, boxes, masks, images.image_sizes, sizes, chosen, strict=True)
-            return [
+            results = [
                 self.results.of_image(classes[some], box[some], mask, image_size, padded, size, queries=some)
                 for classes, box, mask, image_size, size, some in everything
             ]
+            if self.keep_attention:
+                for number, result in enumerate(results):
+                    result["attention"] = record.of_image(number, outputs.padding[number], chosen[number])
+            return results
 
     def losses(self, batched_inputs: Batch) -> dict[str, torch.Tensor]:
         """The losses of a batch; see :meth:`forward` for its keys."""
