@@ -1,4 +1,4 @@
-"""Discs and squares that touch, on a noisy ground: a panoptic set that a network of a few channels learns in seconds."""
+"""Discs and squares that touch, on a noisy ground: a panoptic set that eight channels learn in seconds."""
 
 from __future__ import annotations
 

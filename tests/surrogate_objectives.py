@@ -75,3 +75,12 @@ class Surrogate:
     def _random(self, *words) -> np.random.Generator:
         digest = hashlib.sha256(repr((self.study, *words)).encode()).digest()
         return np.random.default_rng(int.from_bytes(digest[:8], "big"))
+
+
+def counts_of(generator, num_settings, gain):
+    """Counts (settings, 30 images, 1 class, 4): the last setting finds ``gain`` more of 20 objects in each image."""
+    found = generator.binomial(20, 0.5, (1, 30)) + generator.integers(-1, 2, (num_settings, 30))
+    found[-1] += gain
+    table = np.zeros((num_settings, 30, 1, 4))
+    table[..., 0, 0], table[..., 0, 1], table[..., 0, 3] = 0.8 * found, found, 20 - found
+    return table

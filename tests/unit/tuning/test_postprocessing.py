@@ -7,6 +7,7 @@ import pytest
 import torch
 from detectron2.data import MetadataCatalog
 from shape_scenes import write_shapes_config
+from surrogate_objectives import counts_of
 
 from panoptic_plugin.config import get_cfg, load_config
 from panoptic_plugin.data.loader import build_test_loader
@@ -125,15 +126,6 @@ def test_the_weight_of_semantics_is_tuned_where_the_grouping_has_one(network):
     assert read_grid(semantic, aware)[key] == [0.0, 0.5, 1.0, 2.0, 4.0]
     apply_setting(aware, {key: 4.0})
     assert aware.grouping.weight == 4 and aware.grouping.mode == "semantic_map"
-
-
-def counts_of(generator, num_settings, gain):
-    """Counts (settings, 30 images, 1 class, 4): the last setting finds ``gain`` more of 20 objects in each image."""
-    found = generator.binomial(20, 0.5, (1, 30)) + generator.integers(-1, 2, (num_settings, 30))
-    found[-1] += gain
-    table = np.zeros((num_settings, 30, 1, 4))
-    table[..., 0, 0], table[..., 0, 1], table[..., 0, 3] = 0.8 * found, found, 20 - found
-    return table
 
 
 def test_a_setting_that_is_better_on_all_images_is_chosen():
