@@ -12,8 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
 from torch import nn
 
 from panoptic_plugin.backbones.weights import COUNTER, LAYOUTS, convert_state_dict
@@ -78,39 +76,6 @@ class SemanticLoadReport:
         ):
             lines += [f"{title}: {_listed(names)}"] if names else []
         return "; ".join([*lines, *self.faults])
-
-
-def load_pretrained_branch(cfg: CfgNode, model: nn.Module) -> SemanticLoadReport | None:
-    """Fill a joint network's semantic branch from MODEL.PANOPTIC_DEEPLAB.SEMANTIC.PRETRAINED.
-
-    Call it before MODEL.WEIGHTS are loaded, which win over it, and not where a training is resumed.
-
-    Args:
-        cfg: the whole config.
-        model: with a ``semantic_branch``, wrapped in DistributedDataParallel or not; others are left alone.
-
-    Returns:
-        The report; None where there is nothing to load, or nowhere to load it to.
-
-    Raises:
-        CheckpointError: as :func:`load_semantic_weights`.
-    """
-    branch = getattr(getattr(model, "module", model), "semantic_branch", None)
-    system = cfg.MODEL.get("PANOPTIC_DEEPLAB", {})
-    semantic = system.get("SEMANTIC")
-    if branch is None or semantic is None or not semantic.PRETRAINED:
-        return None
-    names: Sequence[str] = ()
-    if semantic.PRETRAINED_CLASSES and cfg.DATASETS.TRAIN:
-        names = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).get("stuff_classes", ())
-    return load_semantic_weights(
-        branch,
-        semantic.PRETRAINED,
-        semantic.IGNORE_HEAD,
-        strict=semantic.STRICT_LOAD,
-        source_classes=semantic.PRETRAINED_CLASSES,
-        target_classes=names,
-    )
 
 
 def load_semantic_weights(

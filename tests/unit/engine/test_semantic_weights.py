@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from detectron2.data import MetadataCatalog
-from semantic_branches import NUM_CLASSES, as_hrnet_ocr, as_nvidia, ocr_branch, ocr_config
+from semantic_branches import NUM_CLASSES, as_hrnet_ocr, as_nvidia, ocr_branch
 
 from panoptic_plugin.backbones.weights import convert_state_dict
 from panoptic_plugin.cli.convert_weights import main as convert
 from panoptic_plugin.engine.checkpoint_file import load_state_dict_file
-from panoptic_plugin.engine.semantic_weights import load_pretrained_branch, load_semantic_weights
+from panoptic_plugin.engine.semantic_weights import load_semantic_weights
 from panoptic_plugin.errors import CheckpointError
 
 CLASS_TENSORS = ["ocr.regions.3.weight", "ocr.regions.3.bias", "ocr.predictor.weight", "ocr.predictor.bias"]
@@ -93,26 +92,6 @@ def test_rows_are_carried_over_by_class_name(source, save):
         found, given = branch.state_dict()[key], source.state_dict()[key]
         assert torch.equal(found[0], given[3]) and torch.equal(found[2], given[0])
         assert torch.equal(found[1], before[key][1])
-
-
-def test_the_keys_of_a_config(source, save):
-    cfg = ocr_config(num_classes=3)
-    keys = cfg.MODEL.PANOPTIC_DEEPLAB.SEMANTIC
-    model = torch.nn.Module()
-    assert load_pretrained_branch(cfg, model) is None  # no semantic branch
-    model.semantic_branch = ocr_branch(num_classes=3)
-    assert load_pretrained_branch(cfg, model) is None  # no PRETRAINED
-    keys.PRETRAINED = str(save(as_nvidia(source.state_dict())))
-    with pytest.raises(CheckpointError, match="other shapes"):
-        load_pretrained_branch(cfg, model)
-    keys.STRICT_LOAD = False
-    assert len(load_pretrained_branch(cfg, model).mismatched) == 4
-    keys.STRICT_LOAD, keys.IGNORE_HEAD = True, True
-    assert len(load_pretrained_branch(cfg, torch.nn.DataParallel(model)).ignored) == 4
-    keys.IGNORE_HEAD, keys.PRETRAINED_CLASSES = False, NAMES
-    cfg.DATASETS.TRAIN = ("tiny_classes_for_semantic_weights",)
-    MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).stuff_classes = ["sky", "tram", "car"]
-    assert load_pretrained_branch(cfg, model).carried == ["sky", "car"]
 
 
 @pytest.mark.parametrize(
