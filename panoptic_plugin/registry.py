@@ -27,6 +27,13 @@ Semantic branches of the joint network by name: ``callable(cfg, input_shape) -> 
 ``losses(output, targets, weights) -> dict[str, Tensor]``.
 """
 
+SEMANTIC_EMBEDDER_REGISTRY = Registry("SEMANTIC_EMBEDDER")
+SEMANTIC_EMBEDDER_REGISTRY.__doc__ = """
+What the joint network's instance branch is told of the semantic branch, by the name in
+``MODEL.PANOPTIC_DEEPLAB.INSTANCE.SEMANTIC_INPUT``: ``callable(options) -> module`` with ``forward(output, size,
+foreground) -> float (N, E, ceil(H / 4), ceil(W / 4))``; see ``systems/joint/embedder.py``.
+"""
+
 TTA_REGISTRY = Registry("TTA")
 TTA_REGISTRY.__doc__ = """
 Test-time augmentation of a meta-architecture, by its name and "WithTTA": ``callable(model, cfg.TEST.AUG) -> module``

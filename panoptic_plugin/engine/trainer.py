@@ -32,6 +32,7 @@ from panoptic_plugin.engine.memory import explain, explain_lost_worker
 from panoptic_plugin.engine.model import build_model, prepare_for_training, share_buffers, unwrap, wrap_distributed
 from panoptic_plugin.engine.non_finite import check_weights
 from panoptic_plugin.engine.optim import build_lr_scheduler, build_optimizer
+from panoptic_plugin.engine.pretrained import load_pretrained_parts
 from panoptic_plugin.engine.preview import build_preview_hooks
 from panoptic_plugin.engine.step_hooks import CheckHook, LRScheduler
 from panoptic_plugin.engine.termination import StopOnSignalHook
@@ -161,6 +162,8 @@ class PanopticTrainer(DefaultTrainer):
         frozen_weights = self.cfg.MODEL.DETR.FROZEN_WEIGHTS
         if frozen_weights and not (resume and self.checkpointer.has_checkpoint()):
             self.checkpointer.load(frozen_weights, checkpointables=[])
+        if not (resume and self.checkpointer.has_checkpoint()):
+            load_pretrained_parts(self.cfg, unwrap(self.model))
         super().resume_or_load(resume)
 
     def train(self) -> dict[str, Any] | None:

@@ -42,7 +42,7 @@ class PanopticSystem(nn.Module):
     def __init__(
         self,
         *,
-        backbone: Backbone,
+        backbone: Backbone | None,
         pixel_mean: Sequence[float],
         pixel_std: Sequence[float],
         size_divisibility: int,
@@ -50,7 +50,8 @@ class PanopticSystem(nn.Module):
     ) -> None:
         """
         Args:
-            backbone: features by name from float (N, 3, H, W).
+            backbone: features by name from float (N, 3, H, W); None where a system has its own in another part, which
+                needs a positive ``size_divisibility``.
             pixel_mean: one number a channel, in the channel order of the images.
             pixel_std: the same.
             size_divisibility: images are padded to multiples of it; not positive means what the backbone asks for.
@@ -61,7 +62,8 @@ class PanopticSystem(nn.Module):
         # Not persistent: a checkpoint holds weights, the config holds the normalisation.
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
-        self.size_divisibility = size_divisibility if size_divisibility > 0 else backbone.size_divisibility
+        asked_for = 0 if backbone is None else backbone.size_divisibility
+        self.size_divisibility = size_divisibility if size_divisibility > 0 else asked_for
         self.timer = StageTimer(enabled=timer_enabled)
 
     @property
