@@ -14,6 +14,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from panoptic_plugin.errors import ConfigError
 from panoptic_plugin.evaluation import fingerprint
+from panoptic_plugin.evaluation.ap_report import ap_text
 from panoptic_plugin.evaluation.boundary import BoundaryIoU, BoundaryQuality
 from panoptic_plugin.evaluation.evaluator import Evaluated, ImageEvaluator, Metric
 from panoptic_plugin.evaluation.ground_truth import GroundTruth, PanopticGroundTruth, SemanticGroundTruth
@@ -165,6 +166,7 @@ class PanopticLabels:
             panoptic_root=metadata.panoptic_root,
             contiguous_ids=contiguous_ids,
             ignore_label=metadata.get("ignore_label", 255),
+            stuff_ids=set(contiguous_ids.values()) - set(things.values()),
         )
         return cls(metadata, contiguous_ids, list(metadata.stuff_classes), frozenset(things.values()), truth)
 
@@ -206,11 +208,13 @@ def panoptic_evaluator(
     }
     quality = PanopticQuality(**panoptic)
     metrics: list[Metric] = [quality, MeanIoU(**classes)]
-    if with_instances:
-        metrics.append(_instance_metric(labels))
+    instances = _instance_metric(labels) if with_instances else None
+    if instances is not None:
+        metrics.append(instances)
     if boundary is not None:
         metrics += [BoundaryQuality(**panoptic, dilation=boundary), BoundaryIoU(**classes, dilation=boundary)]
     report = Report(folder, dataset_name, labels.class_names, labels.truth, labels.thing_ids, about, quality)
+    report.instances = instances
     report.classes_from, report.predictions = classes_from, folder / "predictions" if save and folder else predictions
     writer = None
     if save and folder:
@@ -224,7 +228,7 @@ def panoptic_evaluator(
     return ImageEvaluator(ground_truth=labels.truth, metrics=metrics, on_results=report, writer=writer, remedy=remedy)
 
 
-def _instance_metric(labels: PanopticLabels) -> Metric:
+def _instance_metric(labels: PanopticLabels) -> CityscapesAP | CocoAP:
     if labels.metadata.get("evaluator_type", None) == "cityscapes_panoptic_seg":
         return CityscapesAP(class_names=labels.class_names, gt_dir=labels.metadata.get("gt_dir", None))
     return CocoAP(class_names=labels.class_names, thing_ids=labels.thing_ids)
@@ -254,6 +258,7 @@ class Report:
         dataset_name, class_names, truth, thing_ids: of the dataset.
         about: see :func:`panoptic_evaluator`.
         quality: the metric whose counts are reported, if PQ is among the metrics.
+        instances: the same for AP.
         classes_from: see :func:`panoptic_evaluator`.
         predictions: the folder of the predictions.
         tables: the text of the last report.
@@ -266,6 +271,7 @@ class Report:
     thing_ids: frozenset[int]
     about: Entries
     quality: PanopticQuality | None = None
+    instances: CityscapesAP | CocoAP | None = None
     classes_from: str = "semantic"
     predictions: Path | None = None
     tables: str = field(default="", repr=False)
@@ -286,19 +292,42 @@ class Report:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         self._write_details(self.folder, evaluated)
+        about = {**self.origin(), "created": fingerprint.now()}
+        if self.instances is not None:
+            self._write_ap(self.folder, evaluated, about)
         write_results(
             self.folder / "metrics.json",
             *shared,
             qualities,
             num_images=num_images,
             num_categories=num_categories,
-            **self.origin(),
+            **about,
             predictions=str(self.predictions) if self.predictions else None,
+            instances=self.instances.counts if self.instances is not None else None,
             timing={name: round(seconds, 4) for name, seconds in evaluated.timing.items()},
             software=fingerprint.software(),
-            created=fingerprint.now(),
         )
         logger.info("Results written to %s", self.folder / "metrics.json")
+
+    def _write_ap(self, folder: Path, evaluated: Evaluated, about: Mapping[str, Any]) -> None:
+        assert self.instances is not None
+        counts = self.instances.counts
+        if counts["dropped"]:
+            logger.info(
+                "%d of %d predicted instances are beyond COCO's 100 of a class in an image, and are in no AP or AR",
+                counts["dropped"],
+                counts["predicted"],
+            )
+        checkpoint = about.get("checkpoint") or {}
+        shown = {
+            "dataset": f"{about['dataset']}, {len(self.truth.image_ids)} images",
+            "weights": checkpoint.get("path", "not a file") if isinstance(checkpoint, Mapping) else checkpoint,
+            "iteration": about.get("iteration"),
+            "created": about["created"],
+        }
+        values = evaluated.results.get(self.instances.task, {})
+        text = ap_text(values, self.class_names, self.thing_ids, counts=counts, about=shown)
+        replace_file(folder / "ap_res.txt", text)
 
     def _write_details(self, folder: Path, evaluated: Evaluated) -> None:
         confusions = evaluated.records.get(MeanIoU.task)

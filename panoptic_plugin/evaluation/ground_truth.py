@@ -5,7 +5,7 @@ Two sources, one shape: COCO's panoptic format (JSON and PNG), and label maps fo
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -88,6 +88,8 @@ class PanopticGroundTruth:
         panoptic_root: the folder of its PNG files.
         contiguous_ids: category id of the JSON -> contiguous id.
         ignore_label: see :class:`Truth`.
+        stuff_ids: contiguous ids of which an image has one segment at most: several of the JSON, such as road and its
+            markings where both are registered as one class, are one.
 
     Raises:
         DatasetError: a file that is missing or unreadable, a category that is not registered, an image id that
@@ -101,8 +103,10 @@ class PanopticGroundTruth:
         panoptic_root: str | Path,
         contiguous_ids: Mapping[int, int],
         ignore_label: int = 255,
+        stuff_ids: Collection[int] = (),
     ):
         self._json = Path(panoptic_json)
+        self._stuff_ids = frozenset(stuff_ids)
         self._root = Path(panoptic_root)
         self._contiguous_ids = dict(contiguous_ids)
         self.ignore_label = ignore_label
@@ -169,7 +173,28 @@ class PanopticGroundTruth:
             for segment in annotation["segments_info"]
         ]
         self._check_agreement(segments, ids, numbers, path, image_id)
+        segments, numbers = self._with_one_of_each_stuff(segments, numbers)
         return Truth(image_id, np.repeat(numbers, lengths).reshape(codes.shape), segments, self.ignore_label)
+
+    def _with_one_of_each_stuff(
+        self, segments: list[dict[str, Any]], numbers: np.ndarray
+    ) -> tuple[list[dict[str, Any]], np.ndarray]:
+        """Segments of the same stuff class as one, the first of them, and the numbers (R,) of the runs to match."""
+        kept: dict[Any, dict[str, Any]] = {}
+        for segment in segments:
+            category, crowd = segment["category_id"], segment["iscrowd"]
+            kept.setdefault((category, crowd) if category in self._stuff_ids else segment["id"], segment)
+        if len(kept) == len(segments):
+            return segments, numbers
+        table, merged = np.zeros(len(segments) + 1, dtype=np.int32), []
+        number_of = {one["id"]: n for n, one in enumerate(sorted(kept.values(), key=lambda one: one["id"]), start=1)}
+        for segment in segments:
+            category, crowd = segment["category_id"], segment["iscrowd"]
+            first = kept[(category, crowd) if category in self._stuff_ids else segment["id"]]
+            table[segment["id"]] = number_of[first["id"]]
+            if first is segment:
+                merged.append({**segment, "id": number_of[segment["id"]]})
+        return merged, table[numbers]
 
     def _category(self, category_id: Any, image_id: str) -> int:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from panoptic_plugin.evaluation.overlaps import Overlaps, instance_overlaps
 from panoptic_plugin.evaluation.panoptic import check_size
 
 NAN = float("nan")
+NOTHING = {"predicted": 0, "dropped": 0}
 Record = tuple[Any, ...]
 
 
@@ -35,9 +37,14 @@ class CocoAP:
     Args:
         class_names: by contiguous category id.
         thing_ids: contiguous ids of the things.
+
+    Attributes:
+        counts: of the last summary: ``predicted`` instances, and of those ``dropped``, the least sure ones beyond 100
+            of a category in an image, which COCO leaves out.
     """
 
     task = "segm"
+    counts: dict[str, int] = NOTHING
 
     def __init__(self, *, class_names: Sequence[str], thing_ids: frozenset[int]):
         self._class_names = list(class_names)
@@ -69,6 +76,7 @@ class CocoAP:
             present = {one[0] for one in (*true, *predicted)}
             for category in present & per_category.keys():
                 per_category[category].append(_match_category(category, true, predicted))
+        self.counts = _count_predictions(records)
         curves = coco_ap.accumulate(list(per_category.values()))
         precision, recall = curves.precision, curves.recall
         values = {
@@ -85,6 +93,16 @@ class CocoAP:
                 values[f"AP-{name}"] = coco_ap.mean(curve)
                 values[f"AP50-{name}"] = coco_ap.mean(curve[0])
         return {name: 100 * value if value == value else NAN for name, value in values.items()}
+
+
+def _count_predictions(records: Sequence[Record]) -> dict[str, int]:
+    """The ``counts`` of :class:`CocoAP`."""
+    per_image = [Counter(one[0] for one in predicted) for _, _, predicted in records]
+    numbers = [number for counter in per_image for number in counter.values()]
+    return {
+        "predicted": sum(numbers),
+        "dropped": sum(max(0, number - coco_ap.MAX_DETECTIONS[-1]) for number in numbers),
+    }
 
 
 def _as_pycocotools_sorts(image_id: str) -> tuple[int, int, str]:
@@ -121,9 +139,13 @@ class CityscapesAP:
 
     Raises:
         DatasetError: none of Cityscapes' instance classes is among the names.
+
+    Attributes:
+        counts: of the last summary: ``predicted`` instances; none are ``dropped``, there is no limit.
     """
 
     task = "segm"
+    counts: dict[str, int] = NOTHING
 
     def __init__(self, *, class_names: Sequence[str], gt_dir: str | Path | None = None):
         from cityscapesscripts.helpers.labels import labels
@@ -178,6 +200,7 @@ class CityscapesAP:
         return table[truth.numbers]
 
     def summarize(self, records: Sequence[Record]) -> dict[str, float]:
+        self.counts = {"predicted": sum(len(predicted) for _, predicted in records), "dropped": 0}
         precision = np.array([cityscapes_ap.class_precision(class_record(records, label)) for label in self._names])
         if np.isnan(precision).all():
             return {"AP": NAN, "AP50": NAN}

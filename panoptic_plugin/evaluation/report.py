@@ -41,19 +41,21 @@ def format_results(
         qualities: see :func:`per_class`.
     """
     tables = []
-    if "panoptic_seg" in results:
-        panoptic = results["panoptic_seg"]
-        rows = [
-            [split, *(panoptic[name + suffix] for name in ("PQ", "SQ", "RQ")), num_categories.get(split, 0)]
-            for split, suffix in (("All", ""), ("Things", "_th"), ("Stuff", "_st"))
-        ]
-        tables.append(_table(rows, ["", "PQ", "SQ", "RQ", "#categories"]))
+    for task, title in (("panoptic_seg", ""), ("boundary_panoptic_seg", "Boundary")):
+        if panoptic := results.get(task):
+            rows = [
+                [split, *(panoptic[name + suffix] for name in ("PQ", "SQ", "RQ")), num_categories.get(split, 0)]
+                for split, suffix in (("All", ""), ("Things", "_th"), ("Stuff", "_st"))
+            ]
+            tables.append(_table(rows, [title, "PQ", "SQ", "RQ", "#categories"]))
     single = {
         name: value
         for task in ("sem_seg", "segm")
         for name, value in results.get(task, {}).items()
         if "-" not in name  # "IoU-road" belongs to the next table
     }
+    if "boundary_sem_seg" in results:
+        single["Boundary mIoU"] = results["boundary_sem_seg"]["mIoU"]
     if single:
         tables.append(_table([list(single.values())], list(single)))
     columns, classes = per_class(results, class_names, thing_ids, qualities)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from detectron2.data import MetadataCatalog
+from detectron2.structures import Instances
 from PIL import Image
 
 from panoptic_plugin.errors import ConfigError, DatasetError
@@ -298,3 +299,19 @@ def test_a_predicted_segment_of_id_0_counts(scene_set):
     assert results["panoptic_seg"]["PQ-road"] > 50
     saved = json.loads((scene_set.folder / "out/inference/predictions/panoptic.json").read_text())
     assert min(one["id"] for annotation in saved["annotations"] for one in annotation["segments_info"]) == 1
+
+
+def test_the_tables_show_boundaries_and_the_limit_of_instances(scene_set, caplog):
+    scene_set.cfg.TEST.BOUNDARY = True
+    evaluator = build_evaluator(scene_set.cfg, scene_set.name)
+    evaluator.reset()
+    one = scene_set.outputs[0]["instances"]
+    assert len(one) > 0
+    scene_set.outputs[0]["instances"] = Instances.cat([one[:1]] * 103)
+    evaluator.process(scene_set.inputs, scene_set.outputs)
+    evaluator.evaluate()
+    assert "Boundary" in evaluator.on_results.tables and "Boundary mIoU" in evaluator.on_results.tables
+    folder = scene_set.folder / "out/inference"
+    content = json.loads((folder / "metrics.json").read_text())
+    assert content["instances"]["dropped"] == 3
+    assert f"{content['instances']['predicted']} predicted, 3 of them beyond" in (folder / "ap_res.txt").read_text()
