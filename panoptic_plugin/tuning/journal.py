@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from panoptic_plugin.errors import ConfigError
-from panoptic_plugin.tuning.trial import Record
+from panoptic_plugin.tuning.trial import FAILED, Record
 
 logger = logging.getLogger(__name__)
 
@@ -68,12 +68,18 @@ class Journal:
         try:
             content = [json.loads(line) for line in lines]
             before = content[0]["study"]
-            self.records = {one["key"]: Record.from_json(one) for one in content[1:]}
+            records = {one["key"]: Record.from_json(one) for one in content[1:]}
         except (ValueError, KeyError, IndexError, TypeError) as error:
             raise ConfigError(f"{path} is no journal of a study ({error}); choose another --output") from None
+        self.records = {key: record for key, record in records.items() if not _is_tried_again(record)}
         changed = [name for name in sorted({*before, *identity}) if before.get(name) != identity.get(name)]
         if changed:
             raise ConfigError(
                 f"{path} is of another study: {', '.join(changed)} differ; resume with the same command and files, "
                 "or choose another --output"
             )
+
+
+def _is_tried_again(record: Record) -> bool:
+    """Failed trainings that a study cannot do without: the reason may be mended. A search goes on without its own."""
+    return record.status == FAILED and (record.phase != "search" or record.key.endswith("-000"))

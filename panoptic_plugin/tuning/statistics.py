@@ -45,8 +45,8 @@ def measure_spread(scores: np.ndarray, level: float = CHECK_LEVEL) -> Spread:
     """Compare points that were tried with the same seeds.
 
     What a seed does to all points alike does not count: order of the images and initial weights are shared. Two
-    standard errors are a fair limit for two points; the largest of all differences exceeds it far more often (in a
-    quarter of the cases for five points), so the limit is that of the studentised range (Tukey).
+    standard errors are a fair limit for two points; of five points with three seeds the two furthest apart exceed it
+    in a third of all cases by chance alone, so the limit is that of the studentised range (Tukey).
 
     Args:
         scores: float (G, S), G and S at least 2, finite.

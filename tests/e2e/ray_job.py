@@ -1,10 +1,9 @@
-"""A study on Ray with made-up curves, in a process of its own; ``python ray_job.py FOLDER [resume]``."""
+"""A study on Ray with made-up curves, and the same resumed, in a process of its own: ``python ray_job.py FOLDER``."""
 
 from __future__ import annotations
 
 import json
 import sys
-import time
 from pathlib import Path
 
 from surrogate_objectives import BASELINE, SPACE, STEPS, Surrogate, planted
@@ -24,18 +23,18 @@ class Fragile(Surrogate):
         super().run(request, report)
 
 
-def main(folder: Path, resume: bool) -> None:
-    objective = Fragile(planted)
-    journal = Journal(folder / "journal.jsonl", {"study": 1}, resume=resume)
-    known = sorted(journal.records)
-    plan = Plan(trials=4, max_step=STEPS[-1], finalists=1)
-    assert choose_engine("auto", None) == "ray"
-    began = time.monotonic()
-    with RayEngine(objective, journal, folder / "ray", RayResources(cpus=1, num_cpus=1)) as engine:
-        study = tune(SPACE, BASELINE, objective, engine, plan)
-    result = {"study": study, "known": known, "seconds": time.monotonic() - began}
-    (folder / "result.json").write_text(json.dumps(result), encoding="utf-8")
+def main(folder: Path) -> None:
+    results = []
+    for resume in (False, True):
+        objective = Fragile(planted)
+        journal = Journal(folder / "journal.jsonl", {"study": 1}, resume=resume)
+        known = sorted(journal.records)
+        plan = Plan(trials=3, max_step=STEPS[-1], finalists=1)
+        assert choose_engine("auto", None) == "ray"
+        with RayEngine(objective, journal, folder / "ray", RayResources(cpus=1, num_cpus=1)) as engine:
+            results.append({"study": tune(SPACE, BASELINE, objective, engine, plan), "known": known})
+    (folder / "results.json").write_text(json.dumps(results), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), "resume" in sys.argv[2:])
+    main(Path(sys.argv[1]))

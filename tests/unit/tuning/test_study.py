@@ -169,6 +169,22 @@ def test_a_killed_study_goes_on_where_it_was(tmp_path):
     assert third.calls == []
 
 
+def test_what_failed_for_a_reason_outside_is_tried_again(tmp_path):
+    class Full(Surrogate):
+        def run(self, request, report) -> None:
+            raise OSError("no space left on device")
+
+    with pytest.raises(ConfigError, match="no space left"):
+        run(Full(planted), journal=Journal(tmp_path / "journal.jsonl", {}))
+    mended = run(Surrogate(planted), journal=Journal(tmp_path / "journal.jsonl", {}, resume=True))
+    assert mended["verdict"] == BEATEN
+    fragile = Fragile(planted)
+    run(fragile, journal=Journal(tmp_path / "search.jsonl", {}))
+    again = Fragile(planted)
+    run(again, journal=Journal(tmp_path / "search.jsonl", {}, resume=True))
+    assert again.calls == []  # a value that fails in the search is not tried twice
+
+
 def test_a_journal_is_only_resumed_on_purpose_and_with_the_same_study(tmp_path):
     path = tmp_path / "journal.jsonl"
     run(Surrogate(flat), trials=4, journal=Journal(path, {"config": "a", "seed": 1}))
