@@ -11,7 +11,6 @@ from torch import nn
 
 from panoptic_plugin.config import get_cfg
 from panoptic_plugin.systems.joint.semantic_branch import SemanticBranch, build_semantic_branch
-from panoptic_plugin.systems.joint.semantic_config import add_semantic_branch_config
 
 NUM_CLASSES = 5
 NESTED = {"0": "0", "1": "1.0", "3": "2", "4": "3.0"}
@@ -33,8 +32,6 @@ def ocr_config(*, num_classes: int = NUM_CLASSES, **semantic: object) -> CfgNode
     model.RESNETS.NORM = model.SEM_SEG_HEAD.NORM = "BN"
     model.SEM_SEG_HEAD.NUM_CLASSES, model.SEM_SEG_HEAD.IGNORE_VALUE = num_classes, 255
     model.SEM_SEG_HEAD.OCR.MID_CHANNELS, model.SEM_SEG_HEAD.OCR.KEY_CHANNELS = 8, 4
-    if "SEMANTIC" not in model.PANOPTIC_DEEPLAB:
-        add_semantic_branch_config(cfg)
     keys = model.PANOPTIC_DEEPLAB.SEMANTIC
     keys.BACKBONE = CfgNode({"NAME": "d2_hrnet", "DEPTH": 2, "MODULES": [1, 1, 1], "BLOCKS": 1})
     keys.ATTENTION_CHANNELS = 4
