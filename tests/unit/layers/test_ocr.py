@@ -10,6 +10,7 @@ from semantic_branches import NUM_CLASSES, ocr_branch, ocr_config
 from torch import nn
 
 from panoptic_plugin.errors import ConfigError
+from panoptic_plugin.layers.folding import fold_batch_norm
 from panoptic_plugin.layers.ocr import ObjectAttention, gather_regions
 from panoptic_plugin.layers.ocr_layers import OCRLayers
 from panoptic_plugin.systems.joint.semantic_branch import build_semantic_branch
@@ -106,6 +107,16 @@ def test_align_corners_is_a_choice():
         branch = ocr_branch(ALIGN_CORNERS=align).eval()
         outputs[align] = branch(torch.ones(1, 3, 64, 64).cumsum(-1)).logits
     assert not torch.equal(outputs[True], outputs[False])
+
+
+@torch.no_grad()
+def test_every_norm_of_the_branch_is_folded():
+    branch = ocr_branch(TEST_SCALES=[0.5, 1.0]).eval()
+    folded = fold_batch_norm(branch)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
+    images = torch.randn(1, 3, 32, 64)
+    found, expected = folded(images).logits, branch(images).logits
+    assert (found - expected).abs().max() <= 1e-3 * expected.abs().max()
 
 
 def test_features_that_the_backbone_lacks_are_named():
