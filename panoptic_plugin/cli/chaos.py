@@ -27,7 +27,7 @@ from panoptic_plugin.errors import ConfigError, UserError
 CONFIG = Path(__file__).resolve().parents[2] / "configs" / "quick" / "panoptic_deeplab_cityscapes.yaml"
 PERIOD = 2  # iterations between two checkpoints
 MARKER = "PANOPTIC_CHAOS"
-TIMEOUT = 20  # seconds that one process of the training waits for another
+TIMEOUT = 40  # seconds that one process of the training waits for another
 PATIENCE = TIMEOUT + 25.0  # seconds a disturbed job may take to end
 POLL_SECONDS = 0.01
 KEPT = 5  # checkpoints of a disturbed training, so that hours of it do not fill a disk
@@ -119,8 +119,8 @@ class Soak:
         """Train without disturbance; returns the digest of what came out."""
         out = self.folder / "undisturbed"
         out.mkdir(parents=True)
-        if self.start(out).wait():
-            raise Failure(f"the undisturbed training failed:\n{tail(out)}")
+        if code := self.start(out).wait():
+            raise Failure(f"the undisturbed training ended with {code}:\n{tail(out)}")
         for path in out.glob("model_0*.pth"):
             path.unlink()
         return digest(out / "model_final.pth")
