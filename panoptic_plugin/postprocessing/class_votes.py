@@ -15,7 +15,6 @@ import torch
 
 from panoptic_plugin.postprocessing.pair_runs import PairRuns
 from panoptic_plugin.postprocessing.pixel_scores import SMALLEST_PROBABILITY, PixelScores
-from panoptic_plugin.postprocessing.pixels import count_labels
 
 VOTES = ("soft", "hard", "log")
 
@@ -32,6 +31,9 @@ class ClassVotes:
         num_centers: K.
         is_thing: bool (C,), the classes that can be chosen.
         vote: one of :data:`VOTES`.
+
+    Attributes:
+        sizes: int64 (K,), pixels of each group.
     """
 
     def __init__(
@@ -47,6 +49,9 @@ class ClassVotes:
             zeros.clone() if values is None and place > 0 else runs.sums(values, self._shape)
             for place, values in enumerate(self._values)
         ]
+        self.sizes = runs.sums(None, self._shape).view(self._shape).sum(dim=1).long()
+        self._chosen = torch.zeros(num_centers, dtype=torch.int64, device=is_thing.device)
+        self._is_open = torch.ones(num_centers, dtype=torch.bool, device=is_thing.device)
 
     def move(self, index: torch.Tensor, old: torch.Tensor, new: torch.Tensor) -> ClassVotes:
         """The votes when pixels ``index`` (M,) belong to ``new`` (M,) in the place of ``old``; self stays as it is."""
@@ -55,6 +60,10 @@ class ClassVotes:
         moved._sums = [each.clone() for each in self._sums]
         moved._add(index, old, -1)
         moved._add(index, new, 1)
+        lost, won = (torch.bincount(each, minlength=self._shape[0]) for each in (old, new))
+        moved.sizes = self.sizes - lost + won
+        moved._is_open = (old != new).new_zeros(self._shape[0])
+        moved._is_open[torch.cat([old[old != new], new[old != new]]).long()] = True
         return moved
 
     def categories(self, instances: torch.Tensor) -> torch.Tensor:
@@ -64,20 +73,22 @@ class ClassVotes:
             instances: integers (P,), the groups that were counted.
         """
         own, low, high = (each.view(self._shape) for each in self._sums)
-        # Sums of differences may leave a rounding error where a group has lost all pixels.
-        sizes = count_labels(instances, self._shape[0])
+        is_there = self.sizes > 0
         least = (own + low.sum(dim=1, keepdim=True) - low).masked_fill(~self._is_thing, -torch.inf)
-        if self._vote == "hard":
-            return torch.where(sizes > 0, least.argmax(dim=1), -1)
-        most = (own + high.sum(dim=1, keepdim=True) - high).masked_fill(~self._is_thing, -torch.inf)
         floor, chosen = least.max(dim=1)
-        slack = 1e-6 * (1 + floor.abs()[:, None])
-        contends = (most >= floor[:, None] - slack) & (sizes > 0)[:, None]
-        contends.scatter_(1, chosen[:, None], (sizes > 0)[:, None])
-        undecided = contends.sum(dim=1) > 1
-        if undecided.any():
-            self._settle(chosen, undecided, contends, instances)
-        return torch.where(sizes > 0, chosen, -1)
+        if self._vote != "hard":
+            most = (own + high.sum(dim=1, keepdim=True) - high).masked_fill(~self._is_thing, -torch.inf)
+            # Sums of differences may be off by a rounding error.
+            contends = most >= (floor - 1e-6 * (1 + floor.abs()))[:, None]
+            contends.scatter_(1, chosen[:, None], True)
+            undecided = (contends.sum(dim=1) > 1) & is_there
+            # A group whose pixels are the same as before keeps what it chose.
+            chosen = torch.where(undecided & ~self._is_open, self._chosen, chosen)
+            undecided &= self._is_open
+            if undecided.any():
+                self._settle(chosen, undecided, contends, instances)
+        self._chosen = chosen
+        return torch.where(is_there, chosen, -1)
 
     def _settle(
         self, chosen: torch.Tensor, undecided: torch.Tensor, contends: torch.Tensor, instances: torch.Tensor

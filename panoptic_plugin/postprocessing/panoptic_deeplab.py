@@ -156,8 +156,8 @@ def group_labels(
     if _needs_scores(grouping) and len(pixels) > 0:
         assert scores is not None, "a grouping by classes needs their probabilities"
         groups = _group(centers, heights, heatmap, offsets, scores, is_thing, grouping)
+        # Things become of other thing classes: the area of stuff, which is all that is asked of it, stays.
         labels = _relabelled(labels, scores, groups)
-        area = count_labels(labels, num_classes)
         centers, heights, instances = groups.centers, groups.heights, groups.instances
         if _leaves_out(grouping) or len(centers) == 0:
             kept = pixels_of(instances >= 0)

@@ -20,7 +20,7 @@ from panoptic_plugin.postprocessing.grouping import centers_of_pixels
 from panoptic_plugin.postprocessing.merge import thing_table
 from panoptic_plugin.postprocessing.pair_runs import PairRuns
 from panoptic_plugin.postprocessing.pixel_scores import PixelScores
-from panoptic_plugin.postprocessing.pixels import count_labels, rows_and_columns
+from panoptic_plugin.postprocessing.pixels import put, rows_and_columns
 from panoptic_plugin.postprocessing.semantic import SemanticLogits, classify
 
 MODES = ("majority", "class_strict", "semantic_map")
@@ -135,7 +135,8 @@ def regroup(
     vote = "hard" if options.mode == "majority" else options.vote
     runs = PairRuns(nearest, scores.categories)
     votes = ClassVotes(scores, runs, len(centers), is_thing, vote)
-    categories, instances = votes.categories(nearest), nearest
+    first, instances = votes, nearest
+    categories = votes.categories(nearest)
     # A center that is the nearest of no pixel has no class, and never gets a pixel.
     can_move = options.mode == "class_strict" or (options.mode == "semantic_map" and options.weight > 0)
     for _ in range(int(options.iterations) if can_move else 0):
@@ -143,15 +144,15 @@ def regroup(
         old = nearest.index_select(0, index)
         new = _regrouped(centers.float(), offsets, categories, old.long(), index, scores, options).int()
         instances = nearest.clone()
-        instances[index] = new
-        changed = votes.move(index, old, new).categories(instances)
+        put(instances, index, new)
+        votes = first.move(index, old, new)
+        changed = votes.categories(instances)
         # A center that has lost all its pixels keeps its class, and may get some back.
         changed = torch.where(changed < 0, categories, changed)
         if torch.equal(changed, categories):
             break
         categories = changed
-    sizes = count_labels(instances, len(centers))
-    return instances, torch.where(sizes > 0, categories, -1)
+    return instances, torch.where(votes.sizes > 0, categories, -1)
 
 
 def _regrouped(
