@@ -121,7 +121,8 @@ def _stuff(
     """Panoptic id of each class outside instances, int64 (classes,), and its segment, on the CPU."""
     kept = ~is_thing & (area >= stuff_area) & (area > 0)
     ids = torch.where(kept, torch.arange(len(area)) * label_divisor, void)
-    segments = [_segment(int(ids[c]), c, int(area[c]), instance_id=0) for c in kept.nonzero()[:, 0].tolist()]
+    fields = zip(ids.tolist(), area.tolist(), kept.tolist(), strict=True)
+    segments = [_segment(id_, c, pixels, instance_id=0) for c, (id_, pixels, is_kept) in enumerate(fields) if is_kept]
     return ids, segments
 
 

@@ -82,11 +82,12 @@ class NearestCells(NamedTuple):
 
     def _distance(self, index: np.ndarray, target_y: np.ndarray, target_x: np.ndarray) -> np.ndarray:
         dy, dx = _take(self.candidate_y, index), _take(self.candidate_x, index)
-        dy -= target_y
-        dx -= target_x
-        dy *= dy
-        dx *= dx
-        dy += dx
+        with np.errstate(over="ignore", invalid="ignore"):  # of points at infinity, or nearly so
+            dy -= target_y
+            dx -= target_x
+            dy *= dy
+            dx *= dx
+            dy += dx
         # The root looks superfluous, but rounding it makes ties, and ties are broken as Detectron2 breaks them.
         return np.sqrt(dy, out=dy)
 

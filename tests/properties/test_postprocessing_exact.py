@@ -29,7 +29,7 @@ scenes = st.sampled_from(["blobs", "stripes", "noise", "one class"])
 offset_kinds = st.sampled_from(["zero", "half pixels", "random", "to a center", "far", "not finite"])
 heatmap_kinds = st.sampled_from(["empty", "few values", "random", "smooth"])
 dtypes = st.sampled_from([torch.float32, torch.float16, torch.bfloat16])
-thorough = settings(max_examples=250, deadline=None)
+thorough = settings(max_examples=150, deadline=None)
 
 
 def literal(labels, heatmap, offsets, *, thing_ids, stuff_area, threshold, nms_kernel, top_k):
@@ -114,8 +114,8 @@ def test_every_pixel_equals_the_literal_implementation(
     assert torch.equal(found.panoptic, literal(labels, heatmap, offsets, **arguments))
 
 
-@settings(max_examples=120, deadline=None)
-@given(seeds, thing_sets, scenes, offset_kinds.filter(lambda kind: kind != "not finite"), st.integers(1, 60))
+@settings(max_examples=50, deadline=None)
+@given(seeds, thing_sets, scenes, offset_kinds, st.integers(1, 60))
 def test_every_pixel_equals_detectron2(seed, thing_ids, scene, offset_kind, num_centers):
     """On heatmaps without plateaus and ties at the last place, where Detectron2's centers are right."""
     generator = torch.Generator().manual_seed(seed)
@@ -133,7 +133,7 @@ def test_every_pixel_equals_detectron2(seed, thing_ids, scene, offset_kind, num_
     assert torch.equal(found.panoptic, expected[0])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(seeds, st.integers(1, 300), st.sampled_from([20, 300, 2500]), st.sampled_from(["grid", "random", "line"]))
 def test_nearest_center_with_ties(seed, num_centers, side, layout):
     """Centers on a grid or line have many points that are equally far from several, or nearly so."""
@@ -143,8 +143,8 @@ def test_nearest_center_with_ties(seed, num_centers, side, layout):
         centers = centers // 16 * 16
     if layout == "line":
         centers[:, 0] = side // 2
-    targets = torch.randint(-2 * side, 4 * side, (2, 4000), generator=generator) / 2
-    targets[:, ::5] += torch.randn((2, 800), generator=generator) * 1e-4
+    targets = torch.randint(-2 * side, 4 * side, (2, 1500), generator=generator) / 2
+    targets[:, ::5] += torch.randn((2, 300), generator=generator) * 1e-4
     cells = make_cells(centers.float().numpy(), (side, side))
     found = cells.look_up(*(target[None] for target in targets.numpy()))[0].astype(np.int64)
     undecided = found < 0
@@ -181,7 +181,7 @@ def test_not_contiguous_inputs():
     assert torch.equal(found.panoptic, literal(*cut, **arguments))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(seeds, sizes, thing_sets, scenes, heatmap_kinds, offset_kinds, dtypes, st.integers(1, 9), st.integers(1, 30))
 def test_the_way_of_other_devices_gives_the_same(
     seed, size, thing_ids, scene, heatmap_kind, offset_kind, dtype, nms_kernel, top_k
@@ -203,8 +203,8 @@ def test_the_way_of_other_devices_gives_the_same(
     assert found.segments == expected.segments
 
 
-@settings(max_examples=120, deadline=None)
-@given(seeds, sizes, thing_sets, scenes, heatmap_kinds, offset_kinds.filter(lambda k: k != "not finite"), dtypes)
+@settings(max_examples=50, deadline=None)
+@given(seeds, sizes, thing_sets, scenes, heatmap_kinds, offset_kinds, dtypes)
 def test_every_pixel_equals_detectron2_with_the_same_centers(
     seed, size, thing_ids, scene, heatmap_kind, offset_kind, dtype
 ):
