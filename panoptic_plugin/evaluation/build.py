@@ -95,8 +95,9 @@ def use_cache(cfg: CfgNode, labels: PanopticLabels, dataset_name: str) -> None:
     check_cache_keys(test.CACHE, test.CACHE_VERIFY)
     if test.CACHE == "off":
         return
-    automatic = FolderStore(cache_root(), dataset_name)
-    stores: list[Store] = [automatic]
+    root = cache_root()
+    automatic = FolderStore(root, dataset_name) if root else None
+    stores: list[Store] = [automatic] if automatic else []
     if test.PANOP_JSON:
         stores = [FileStore(Path(test.PANOP_JSON), "TEST.PANOP_JSON", PANOPTIC)]
     if test.INSTANCE_COCO_EVAL:
@@ -111,7 +112,7 @@ def use_cache(cfg: CfgNode, labels: PanopticLabels, dataset_name: str) -> None:
         labels.truth,
         classes=classes,
         stores=stores,
-        hash_index=automatic.hash_index if test.CACHE_VERIFY == "stat" else None,
+        hash_index=automatic.hash_index if automatic and test.CACHE_VERIFY == "stat" else None,
         rebuild=test.CACHE == "rebuild",
     )
     labels.truth.cache = cache

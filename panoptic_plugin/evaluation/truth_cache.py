@@ -179,10 +179,13 @@ def check_cache_keys(mode: str, verify: str) -> None:
             raise ConfigError(f"TEST.{key} is {value!r}, expected one of {', '.join(choices)}")
 
 
-def cache_root() -> Path:
-    """``$PANOPTIC_CACHE``, else ``~/.cache/panoptic_plugin``."""
+def cache_root() -> Path | None:
+    """``$PANOPTIC_CACHE``, else ``~/.cache/panoptic_plugin``; None for a user without a home."""
     named = os.environ.get("PANOPTIC_CACHE")
-    return Path(named) if named else Path.home() / ".cache" / "panoptic_plugin"
+    try:
+        return Path(named) if named else Path.home() / ".cache" / "panoptic_plugin"
+    except RuntimeError:
+        return None
 
 
 @contextmanager

@@ -25,7 +25,7 @@ seeds = st.integers(0, 2**31)
 sizes = st.tuples(st.integers(1, 14), st.integers(1, 14))
 weights = st.sampled_from([0.0, 0.3, 1.0, 4.0, 50.0])
 votes = st.sampled_from(["soft", "hard", "log"])
-quick = settings(max_examples=25, deadline=None)
+quick = settings(max_examples=15, deadline=None)
 
 
 def random_scene(seed, size, num_centers=5):

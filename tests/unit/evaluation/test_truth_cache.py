@@ -270,6 +270,16 @@ def test_without_a_place_or_with_a_damaged_label_it_goes_on_without(scene_set, r
     assert len(truth.load("8").segments) > 0
 
 
+def test_a_user_without_a_home_goes_on_without(scene_set, monkeypatch):
+    def nowhere():
+        raise RuntimeError("no home")
+
+    monkeypatch.delenv("PANOPTIC_CACHE")
+    monkeypatch.setattr(Path, "home", nowhere)
+    truth, cache = opened(scene_set, CACHE_VERIFY="stat")
+    assert cache.conversions == 0 and len(truth.load("7").segments) > 0
+
+
 def test_old_caches_of_a_dataset_are_removed(scene_set, root):
     for number in range(5):
         change_pixel(scene_set, number)
