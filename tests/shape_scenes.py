@@ -23,13 +23,13 @@ CATEGORIES = [
 COLORS = {1: (70, 90, 70), 2: (200, 60, 40), 3: (50, 80, 210)}
 
 
-def draw_scene(generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray, dict[int, int]]:
+def draw_scene(generator: np.random.Generator, squares: bool = True) -> tuple[np.ndarray, np.ndarray, dict[int, int]]:
     """uint8 RGB (S, S, 3), ids (S, S), and the category of each id."""
     y, x = np.mgrid[:SIZE, :SIZE]
     ids, categories = np.ones((SIZE, SIZE), np.int32), {1: 1}
     for number in range(2, 2 + int(generator.integers(3, 6))):
         (cy, cx), radius = generator.integers(9, SIZE - 9, 2), int(generator.integers(6, 10))
-        categories[number] = int(generator.integers(2, 4))
+        categories[number] = int(generator.integers(2, 4)) if squares else 2
         square = np.maximum(abs(y - cy), abs(x - cx)) <= radius
         disc = (y - cy) ** 2 + (x - cx) ** 2 <= radius**2
         ids[disc if categories[number] == 2 else square] = number
@@ -38,7 +38,7 @@ def draw_scene(generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray, 
     return image.clip(0, 255).astype(np.uint8), ids, categories
 
 
-def write_shapes(root: Path, name: str, count: int, seed: int) -> dict[str, str]:
+def write_shapes(root: Path, name: str, count: int, seed: int, squares: bool = True) -> dict[str, str]:
     """Write a set of scenes below ``root/name``; returns its entry of DATASETS.CUSTOM."""
     generator = np.random.default_rng(seed)
     folder = root / name
@@ -47,7 +47,7 @@ def write_shapes(root: Path, name: str, count: int, seed: int) -> dict[str, str]
     content: dict[str, Any] = {"images": [], "annotations": [], "categories": CATEGORIES}
     for number in range(count):
         image_id = f"{CITIES[number % len(CITIES)]}_{number:04d}"
-        image, ids, categories = draw_scene(generator)
+        image, ids, categories = draw_scene(generator, squares)
         Image.fromarray(image).save(folder / "images" / f"{image_id}.png")
         Image.fromarray(ids_to_rgb(ids)).save(folder / "panoptic" / f"{image_id}.png")
         segments = [
@@ -65,9 +65,11 @@ def write_shapes(root: Path, name: str, count: int, seed: int) -> dict[str, str]
     }
 
 
-def write_shapes_config(folder: Path, prefix: str, *, count: int = 24, iterations: int = 60, **changes: Any) -> Path:
+def write_shapes_config(
+    folder: Path, prefix: str, *, count: int = 24, iterations: int = 60, squares: bool = True, **changes: Any
+) -> Path:
     """Generate training and val scenes and write the config of a network of eight channels for them."""
-    entries = [write_shapes(folder / "data", f"{prefix}_{split}", number, seed)
+    entries = [write_shapes(folder / "data", f"{prefix}_{split}", number, seed, squares)
                for split, number, seed in (("train", count, 0), ("val", 4, 1))]  # fmt: skip
     return write_config(
         folder,

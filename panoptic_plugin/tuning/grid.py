@@ -8,7 +8,6 @@ from itertools import product
 from typing import Any
 
 from detectron2.config import CfgNode
-from torch import nn
 
 from panoptic_plugin.errors import ConfigError
 from panoptic_plugin.registry import suggestion
@@ -28,7 +27,7 @@ KNOWN = (*ARGUMENTS, *GROUPING)
 Setting = dict[str, Any]
 
 
-def read_grid(cfg: CfgNode, model: nn.Module) -> dict[str, list[Any]]:
+def read_grid(cfg: CfgNode, model: Any) -> dict[str, list[Any]]:
     """Key -> values, ascending, that of the config among them.
 
     Args:
@@ -54,12 +53,12 @@ def _listed(entries: Sequence[Any]) -> dict[str, list[Any]]:
         if not isinstance(entry, Mapping) or set(entry) != {"KEY", "VALUES"} or not entry["VALUES"]:
             raise ConfigError(f"TUNE.GRID[{number}] is {entry!r}, expected KEY and VALUES")
         if entry["KEY"] not in KNOWN:
-            raise ConfigError(f"TUNE.GRID[{number}] has {entry['KEY']!r}. {suggestion(str(entry['KEY']), KNOWN)}")
+            raise ConfigError(f"TUNE.GRID[{number}] has {entry['KEY']!r}. {suggestion(str(entry['KEY']), list(KNOWN))}")
         found[str(entry["KEY"])] = list(entry["VALUES"])
     return found
 
 
-def _default(model: nn.Module) -> dict[str, list[Any]]:
+def _default(model: Any) -> dict[str, list[Any]]:
     now = current_setting(model)
     stuff_area, top_k = now[f"{_SYSTEM}.STUFF_AREA"], now[f"{_SYSTEM}.TOP_K_INSTANCE"]
     grid: dict[str, list[Any]] = {
@@ -78,7 +77,7 @@ def settings_of(grid: Mapping[str, Sequence[Any]]) -> list[Setting]:
     return [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
 
 
-def current_setting(model: nn.Module) -> Setting:
+def current_setting(model: Any) -> Setting:
     """What the model is set to, by key."""
     arguments = model.postprocessing_arguments
     found = {key: arguments[name] for key, name in ARGUMENTS.items()}
@@ -88,7 +87,7 @@ def current_setting(model: nn.Module) -> Setting:
     return found
 
 
-def apply_setting(model: nn.Module, setting: Mapping[str, Any]) -> None:
+def apply_setting(model: Any, setting: Mapping[str, Any]) -> None:
     """Set the model's post-processing, in place."""
     changed = {ARGUMENTS[key]: value for key, value in setting.items() if key in ARGUMENTS}
     model.postprocessing_arguments = {**model.postprocessing_arguments, **changed}

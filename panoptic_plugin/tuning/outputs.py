@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import nn
 
 from panoptic_plugin.data.loader import build_test_loader
 from panoptic_plugin.errors import DatasetError
@@ -61,7 +60,7 @@ class SavedOutputs:
         return whole and all((self.folder / name).is_file() for name in content["files"])
 
     @torch.no_grad()
-    def fill(self, cfg: Any, model: nn.Module, dataset_name: str) -> None:
+    def fill(self, cfg: Any, model: Any, dataset_name: str) -> None:
         """Run the network over a dataset; model in evaluation mode."""
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / MANIFEST).unlink(missing_ok=True)
@@ -87,4 +86,4 @@ class SavedOutputs:
                 maps = [torch.from_numpy(content[key]) for key in ("logits", "heatmap", "offsets")]
                 about = json.loads(str(content["about"]))
             height, width = about.pop("image_size")
-            yield Output(*maps, (height, width), about)
+            yield Output(maps[0], maps[1], maps[2], (height, width), about)

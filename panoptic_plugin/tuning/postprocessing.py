@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
-from torch import nn
 
 from panoptic_plugin.engine.inference import load_for_inference
 from panoptic_plugin.errors import CheckpointError
@@ -85,7 +84,7 @@ def tune_postprocessing(cfg: CfgNode, folder: Path, *, command: Sequence[str] = 
 
 @torch.no_grad()
 def count_settings(
-    model: nn.Module, outputs: Iterable[Output], labels: PanopticLabels, settings: Sequence[Mapping[str, Any]]
+    model: Any, outputs: Iterable[Output], labels: PanopticLabels, settings: Sequence[Mapping[str, Any]]
 ) -> np.ndarray:
     """What each image contributes to PQ with each setting.
 

@@ -104,8 +104,8 @@ class RayEngine:
     def run_all(self, requests: Sequence[Request]) -> list[Record]:
         import ray
 
-        needs = {"num_cpus": self._resources.cpus, "num_gpus": self._resources.gpus, "max_retries": 0}
-        remote = ray.remote(**needs)(carry_out)
+        needs = self._resources
+        remote = ray.remote(num_cpus=needs.cpus, num_gpus=needs.gpus, max_retries=0)(carry_out)
         missing = [request for request in requests if request.key not in self._journal.records]
         objective = ray.put(self._objective)
         running = {remote.remote(objective, request): request for request in missing}

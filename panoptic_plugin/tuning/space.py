@@ -54,7 +54,7 @@ class Parameter:
             raise ConfigError(f"parameter {self.name}: LOW is {self.low}, but a log scale needs numbers above 0")
         if self.relation not in RELATIONS:
             raise ConfigError(
-                f"parameter {self.name}: RELATION is {self.relation!r}. {suggestion(self.relation, RELATIONS)}"
+                f"parameter {self.name}: RELATION is {self.relation!r}. {suggestion(self.relation, list(RELATIONS))}"
             )
 
     def at(self, place: float) -> float:
@@ -159,7 +159,7 @@ def _parse(entry: Any, where: str) -> Parameter:
         raise ConfigError(f"{where} is {entry!r}, expected the keys {', '.join(ENTRY_KEYS)}")
     for key in entry:
         if key not in ENTRY_KEYS:
-            raise ConfigError(f"{where} has the key {key!r}. {suggestion(str(key), ENTRY_KEYS)}")
+            raise ConfigError(f"{where} has the key {key!r}. {suggestion(str(key), list(ENTRY_KEYS))}")
     missing = [key for key in ENTRY_KEYS[:4] if key not in entry]
     if missing:
         raise ConfigError(f"{where} lacks {', '.join(missing)}")
