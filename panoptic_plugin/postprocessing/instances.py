@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
+import mmap
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from detectron2.structures import Boxes, Instances
 
-from panoptic_plugin.postprocessing.pixels import pixels_of, rows_and_columns
+from panoptic_plugin.postprocessing.pixels import pixels_of, put, rows_and_columns
 from panoptic_plugin.postprocessing.semantic import SemanticLogits, SemanticMap
 
 
@@ -59,7 +60,7 @@ def instances_of_panoptic(
     ids = torch.tensor([segment["id"] for segment in things], dtype=torch.int64, device=device)
     pixels, owners = _pixels_of_ids(panoptic, ids, thing_pixels)
     masks = _empty_masks((len(things), height, width), device)
-    masks.view(-1)[owners * (height * width) + pixels] = True
+    put(masks.view(-1), owners * (height * width) + pixels, torch.ones((), dtype=torch.bool, device=device))
     result = Instances((height, width))
     result.pred_classes = torch.tensor([segment["category_id"] for segment in things], dtype=torch.int64, device=device)
     result.pred_masks = masks
@@ -85,9 +86,12 @@ def _pixels_of_ids(
 
 def _empty_masks(shape: tuple[int, int, int], device: torch.device) -> torch.Tensor:
     """bool masks of zeros; on a CPU the system gives the memory page by page, where something is written."""
-    if device.type == "cpu":
-        return torch.from_numpy(np.zeros(shape, dtype=bool))
-    return torch.zeros(shape, dtype=torch.bool, device=device)
+    size = math.prod(shape)
+    if device.type != "cpu" or size == 0 or not hasattr(mmap, "MAP_ANONYMOUS"):
+        return torch.zeros(shape, dtype=torch.bool, device=device)
+    # NumPy would ask for pages of 2 MiB, which is to fill most of the masks with zeros.
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return torch.frombuffer(memory, dtype=torch.bool).view(shape)
 
 
 def _boxes(pixels: torch.Tensor, owners: torch.Tensor, shape: tuple[int, int, int]) -> torch.Tensor:

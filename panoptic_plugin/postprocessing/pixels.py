@@ -64,7 +64,7 @@ def parts_of(length: int, size: int) -> list[slice]:
 
 
 def put(target: torch.Tensor, pixels: torch.Tensor, values: torch.Tensor) -> None:
-    """``target[pixels] = values`` for one dimension."""
+    """``target[pixels] = values`` for one dimension; values (P,), or one for all."""
     if device.is_cpu(target):
         target.numpy()[pixels.numpy()] = values.numpy()
     else:
