@@ -156,9 +156,9 @@ class TruthCache:
         for image_id, label in zip(self._truth.image_ids, labels, strict=True):
             sha256, size = _hash_of(label, known)
             annotation = self._truth.annotation(image_id)
-            segments = sorted(
+            segments = [
                 [int(one["id"]), one["category_id"], int(one.get("iscrowd", 0))] for one in annotation["segments_info"]
-            )
+            ]
             images.append([image_id, annotation["file_name"], size, sha256, segments])
         _write_index(self._hash_index, known)
         content = {
