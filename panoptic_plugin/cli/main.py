@@ -15,6 +15,7 @@ COMMANDS = {
     "benchmark": ("panoptic_plugin.cli.benchmark", "time each stage of a config, from decoding to evaluation"),
     "report": ("panoptic_plugin.cli.report", "one page about one or several runs: curves, scores, images, time"),
     "tune": ("panoptic_plugin.cli.tune", "tune loss weights and post-processing on a split of the training set"),
+    "joint-chain": ("panoptic_plugin.cli.joint_chain", "train the joint network's experiments on generated scenes"),
     "convert-weights": ("panoptic_plugin.cli.convert_weights", "turn ImageNet checkpoints into backbone weights"),
     "data": ("panoptic_plugin.cli.data", "validate, convert, prepare, subset, split, show and synthesize datasets"),
 }

@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     output = Path(args.output)
     data, run_folder, pictures = output / "datasets", output / "run", output / "pictures"
     for words in _stages(args, data, run_folder, pictures):
-        _call(words, data)
+        call(words, data)
     _say(f"\nResult on {args.num_val} generated validation scenes after {time.monotonic() - started:.0f} s:\n")
     _say(_table(run_folder / "inference" / "metrics.json"))
     comparison = output / "comparison.png"
@@ -76,7 +76,8 @@ def _stages(args: argparse.Namespace, data: Path, run_folder: Path, pictures: Pa
     return [synthesize, train, demo, report]
 
 
-def _call(words: list[str], data: Path) -> None:
+def call(words: list[str], data: Path) -> None:
+    """Show a ``panoptic`` command and run it, with generated data; raises UserError where it fails."""
     _say(f"\n$ DETECTRON2_DATASETS={shlex.quote(str(data))} panoptic {shlex.join(words)}")
     sys.stdout.flush()
     code = subprocess.call(

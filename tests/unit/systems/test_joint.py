@@ -55,7 +55,7 @@ def test_zero_init_is_the_instance_network_without_semantics(injected):
 
 
 def _cut(value, wanted):
-    """The part of a wider tensor that the narrower one has: projected channels come first, those of the decoder last."""
+    """The part of a wider tensor that the narrower one has: first the projected channels, last those of the decoder."""
     if value.shape == wanted.shape:
         return value
     axis = next(axis for axis, (a, b) in enumerate(zip(value.shape, wanted.shape, strict=True)) if a != b)
