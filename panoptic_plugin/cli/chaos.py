@@ -71,7 +71,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=0, help="of the disturbances (default: %(default)s)")
     parser.add_argument("--processes", type=int, choices=(1, 2), default=1, help="of the training (default: 1)")
     parser.add_argument("--workers", type=int, default=2, help="of the data loader of each process (default: 2)")
-    parser.add_argument("--iterations", type=int, default=100, help="of one training (default: %(default)s)")
+    parser.add_argument("--iterations", type=int, default=60, help="of one training (default: %(default)s)")
     parser.add_argument("--output", default="chaos", help="folder of everything it makes (default: %(default)s)")
     return parser
 
@@ -207,7 +207,7 @@ def run(args: argparse.Namespace) -> int:
         _say(f"undisturbed: {args.iterations} iterations, {expected[:16]}")
         soak.began = time.monotonic()
         deadline = soak.began + 60 * args.minutes
-        max_saves = max(1, args.iterations // PERIOD // 3)
+        max_saves = max(1, args.iterations // PERIOD // 6)
         disturbances = plan(args.seed, processes=args.processes, workers=args.workers, max_saves=max_saves)
         while time.monotonic() < deadline:
             found.append(soak.disturbed(disturbances, deadline))

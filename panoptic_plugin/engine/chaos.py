@@ -16,7 +16,7 @@ from panoptic_plugin.engine.checkpoint_history import POINTER, resume_candidates
 from panoptic_plugin.errors import CheckpointError
 
 # How often, of all disturbances, a checkpoint is damaged too; and the processes are disturbed while they start.
-DAMAGE_SHARE = 0.5
+DAMAGE_SHARE = 0.6
 START_SHARE = 0.15
 LONGEST_START = 12.0  # seconds
 
