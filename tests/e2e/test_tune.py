@@ -87,7 +87,7 @@ def test_a_killed_study_is_resumed_to_its_end(tmp_path, repository):
 
 
 def test_without_a_center_loss_things_are_lost(tmp_path):
-    """A real effect, though the network is tiny: without centers there are no things, with them they have a PQ of 65."""
+    """A real effect, though the network is tiny: no things without centers, a PQ of 65 with them."""
     config = write_shapes_config(tmp_path, "real", squares=False, TUNE={"EVALUATIONS": 1})
     cfg = load_config(config)
     register_custom_datasets(cfg)
