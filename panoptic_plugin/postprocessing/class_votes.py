@@ -15,6 +15,7 @@ import torch
 
 from panoptic_plugin.postprocessing.pair_runs import PairRuns
 from panoptic_plugin.postprocessing.pixel_scores import SMALLEST_PROBABILITY, PixelScores
+from panoptic_plugin.postprocessing.pixels import pixels_of
 
 VOTES = ("soft", "hard", "log")
 
@@ -94,15 +95,41 @@ class ClassVotes:
         self, chosen: torch.Tensor, undecided: torch.Tensor, contends: torch.Tensor, instances: torch.Tensor
     ) -> None:
         """Look at every pixel of the undecided groups, for every class that could win there; changes ``chosen``."""
-        index = undecided.index_select(0, instances).nonzero()[:, 0]
+        index = pixels_of(undecided.index_select(0, instances))
         groups = instances.index_select(0, index)
         sums = torch.full(self._shape, -torch.inf, dtype=torch.float64, device=chosen.device)
-        for category in (contends & undecided[:, None]).any(dim=0).nonzero()[:, 0].tolist():
+        contends = contends & undecided[:, None]
+        if self._vote == "soft":
+            leading = self._scores.log_probability(chosen.index_select(0, groups), index).exp_()
+            floor = torch.bincount(groups, weights=leading.double(), minlength=self._shape[0])
+            most = self._sums[0].view(self._shape) + self._left_of(leading, chosen, index, groups)
+            contends &= most >= (floor - 1e-6 * (1 + floor))[:, None]
+            contends.scatter_(1, chosen[:, None], False)
+            sums[undecided, chosen[undecided]] = floor[undecided]
+        for category in contends.any(dim=0).nonzero()[:, 0].tolist():
             logarithms = self._scores.log_probability_of(category, index)
             values = logarithms.clamp_(min=math.log(SMALLEST_PROBABILITY)) if self._vote == "log" else logarithms.exp_()
             column = torch.bincount(groups, weights=values.double(), minlength=self._shape[0])
-            sums[:, category] = torch.where(contends[:, category], column, -torch.inf)
+            sums[:, category] = torch.where(contends[:, category], column, sums[:, category])
         chosen[undecided] = sums.argmax(dim=1)[undecided]
+
+    def _left_of(
+        self, leading: torch.Tensor, chosen: torch.Tensor, index: torch.Tensor, groups: torch.Tensor
+    ) -> torch.Tensor:
+        """float64 (K, C): what pixels ``index`` give at most to a class that is neither theirs nor that of their group.
+
+        Args:
+            leading: float (M,), the probability of the class of the group.
+            chosen: int64 (K,), the class of each group.
+            index, groups: integers (M,).
+        """
+        own = self._scores.own_log_probability.index_select(0, index).exp()
+        categories = self._scores.categories.index_select(0, index).long()
+        left = 1 - own - torch.where(chosen.index_select(0, groups) == categories, 0, leading)
+        left = torch.minimum(own, left).clamp(min=0).double()
+        of_own = torch.bincount(groups * self._shape[1] + categories, weights=left, minlength=len(self._sums[0]))
+        of_own = of_own.view(self._shape)
+        return of_own.sum(dim=1, keepdim=True) - of_own
 
     def _bounds(self) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
         """What a pixel gives its own class, and at least and at most any other one: (P,), None for 0 (1 for own)."""
