@@ -159,16 +159,17 @@ class Soak:
             Failure: it ended with an error, did not end after the disturbance, or left processes.
         """
         pointer, num_saves, last_save, between = read_pointer(out), 0, time.monotonic(), 1.0
+        due: float | None = None  # when to disturb it, once it has saved often enough
         while job.poll() is None:
             now = time.monotonic()
             if (current := read_pointer(out)) != pointer:
                 pointer, num_saves = current, num_saves + 1
                 last_save, between = now, now - last_save if num_saves > 1 else between
                 self.note("saved", iteration=_iteration(current, self.args.iterations))
-            if disturbance and num_saves >= disturbance.num_saves:
-                unit = between if disturbance.num_saves else 1.0
-                if now - last_save >= disturbance.delay * unit:
-                    return self._disturb(job, out, disturbance)
+            if disturbance and due is None and num_saves >= disturbance.num_saves:
+                due = last_save + disturbance.delay * (between if disturbance.num_saves else 1.0)
+            if disturbance and due is not None and now >= due:
+                return self._disturb(job, out, disturbance)
             time.sleep(POLL_SECONDS)
         if job.returncode:
             raise Failure(f"the training ended with {job.returncode} by itself:\n{tail(out)}")
