@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 
 import pytest
@@ -22,6 +23,7 @@ DISTURBANCES = [
 @pytest.fixture
 def soak(tmp_path, monkeypatch):
     def run(*words: str) -> tuple[int, dict]:
+        monkeypatch.setattr(logging.getLogger("panoptic_plugin"), "level", logging.INFO)  # the soak changes it
         monkeypatch.setattr(chaos, "plan", lambda *_, **__: iter(DISTURBANCES + [None] * 9))
         words = ("--minutes", "0.01", "--processes", "1", "--workers", "0", "--seed", "5", *words)
         code = main([*words, "--output", str(tmp_path / "soak")])
