@@ -108,6 +108,9 @@ def _add_common_keys(cfg: CfgNode) -> None:
     cfg.TEST.AUG.MIN_SIZES = []
     # Write the predictions as COCO panoptic JSON and PNG below OUTPUT_DIR/inference, before they are scored.
     cfg.TEST.SAVE_PREDICTIONS = True
+    # AP of instances: "dataset" is Cityscapes' AP for Cityscapes, and COCO's AP and AR for all others; "coco" is
+    # COCO's for all.
+    cfg.TEST.INSTANCE_METRIC = "dataset"
     # Also Boundary PQ and Boundary IoU, of the pixels within this share of the image's diagonal of an edge.
     cfg.TEST.BOUNDARY = False
     cfg.TEST.BOUNDARY_DILATION = 0.02

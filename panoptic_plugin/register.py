@@ -10,8 +10,8 @@ import panoptic_plugin.heads.deeplab_v3_plus  # SEM_SEG_HEADS: PluginDeepLabV3Pl
 import panoptic_plugin.heads.ocr  # SEM_SEG_HEADS: PluginHRNetOCRHead
 import panoptic_plugin.systems.detr  # META_ARCH, BACKBONE: build_detr_resnet_backbone
 import panoptic_plugin.systems.joint.deeplab_branch  # SEMANTIC_BRANCH: DeepLabSemanticBranch
-import panoptic_plugin.systems.joint.frozen_branch  # SEMANTIC_BRANCH: FrozenModelBranch
 import panoptic_plugin.systems.joint.embedder  # SEMANTIC_EMBEDDER: thing_prob, all_prob, feature
+import panoptic_plugin.systems.joint.frozen_branch  # SEMANTIC_BRANCH: FrozenModelBranch
 import panoptic_plugin.systems.joint.meta_arch  # META_ARCH: PluginJointPanoptic
 import panoptic_plugin.systems.joint.ocr_branch  # SEMANTIC_BRANCH: MscaleOCRBranch
 import panoptic_plugin.systems.joint.tta  # TTA: PluginJointPanopticWithTTA

@@ -102,7 +102,8 @@ def train_words(step: Step, configs: Path, output: Path, args: argparse.Namespac
     start = [step.key, str(output / step.start / "model_final.pth")] if step.start else []
     return [
         "train", "--config-file", str(configs / f"{step.config}.yaml"), "--num-gpus", "0",
-        "OUTPUT_DIR", str(output / step.name), "SEED", str(args.seed), *start, *args.opts,
+        "OUTPUT_DIR", str(output / step.name), "SEED", str(args.seed), "TEST.INSTANCE_METRIC", "coco", *start,
+        *args.opts,
     ]  # fmt: skip
 
 

@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 # What a shell reports of a process that SIGTERM has ended.
 EXIT_CODE = 128 + signal.SIGTERM
 # How long an iteration may take after the signal, beside twice what the last one took.
-PATIENCE_SECONDS = 20.0
+PATIENCE_SECONDS = 8.0
 
 
 class StopOnSignalHook(HookBase):

@@ -32,6 +32,7 @@ from panoptic_plugin.files import replace_file
 
 logger = logging.getLogger(__name__)
 
+INSTANCE_METRICS = ("dataset", "coco")
 PANOPTIC_TYPES = ("coco_panoptic_seg", "cityscapes_panoptic_seg")
 SEMANTIC_TYPES = ("sem_seg", "cityscapes_sem_seg")
 Entries = Callable[[], Mapping[str, Any]]
@@ -66,6 +67,7 @@ def build_evaluator(
             dataset_name=dataset_name,
             folder=folder,
             with_instances=bool(labels.thing_ids) and cfg.MODEL.PANOPTIC_DEEPLAB.PREDICT_INSTANCES,
+            instance_metric=cfg.TEST.INSTANCE_METRIC,
             boundary=cfg.TEST.BOUNDARY_DILATION if cfg.TEST.BOUNDARY else None,
             save=cfg.TEST.SAVE_PREDICTIONS,
             remedy=_rescoring(cfg, metadata, dataset_name, folder),
@@ -178,6 +180,7 @@ def panoptic_evaluator(
     dataset_name: str,
     folder: Path | None,
     with_instances: bool,
+    instance_metric: str = "dataset",
     boundary: float | None = None,
     save: bool = False,
     remedy: str = "",
@@ -192,6 +195,7 @@ def panoptic_evaluator(
         dataset_name: for the report.
         folder: receives the files of docs/evaluation.md; None writes none.
         with_instances: compute AP.
+        instance_metric: see ``TEST.INSTANCE_METRIC``.
         boundary: compute Boundary PQ and IoU too, with this share of the image's diagonal as width.
         save: write the predictions.
         remedy: see :class:`~panoptic_plugin.evaluation.evaluator.ImageEvaluator`.
@@ -209,7 +213,7 @@ def panoptic_evaluator(
     }
     quality = PanopticQuality(**panoptic)
     metrics: list[Metric] = [quality, MeanIoU(**classes)]
-    instances = _instance_metric(labels) if with_instances else None
+    instances = _instance_metric(labels, instance_metric) if with_instances else None
     if instances is not None:
         metrics.append(instances)
     if boundary is not None:
@@ -229,8 +233,10 @@ def panoptic_evaluator(
     return ImageEvaluator(ground_truth=labels.truth, metrics=metrics, on_results=report, writer=writer, remedy=remedy)
 
 
-def _instance_metric(labels: PanopticLabels) -> CityscapesAP | CocoAP:
-    if labels.metadata.get("evaluator_type", None) == "cityscapes_panoptic_seg":
+def _instance_metric(labels: PanopticLabels, kind: str) -> CityscapesAP | CocoAP:
+    if kind not in INSTANCE_METRICS:
+        raise ConfigError(f"TEST.INSTANCE_METRIC is {kind!r}, expected one of {', '.join(INSTANCE_METRICS)}")
+    if kind == "dataset" and labels.metadata.get("evaluator_type", None) == "cityscapes_panoptic_seg":
         return CityscapesAP(class_names=labels.class_names, gt_dir=labels.metadata.get("gt_dir", None))
     return CocoAP(class_names=labels.class_names, thing_ids=labels.thing_ids)
 

@@ -24,7 +24,7 @@ WATCHED = ("socket.connect", "socket.sendto", "socket.sendmsg", "socket.getaddri
 def watch(event, arguments):
     if event in WATCHED and getattr(arguments[0], "family", None) != socket.AF_UNIX:
         with open(sys.argv[1], "a") as file:
-            print(event, *map(repr, arguments[1:] or arguments), file=file)
+            print(event, *map(repr, arguments), file=file)
         raise RuntimeError(f"{event} {arguments}")
 sys.addaudithook(watch)
 """

@@ -130,6 +130,14 @@ def test_unknown_category(scene_set):
         _evaluate(scene_set)
 
 
+def test_the_metric_of_instances_is_a_choice(scene_set):
+    cfg = scene_set.cfg.clone()
+    cfg.defrost()
+    cfg.TEST.INSTANCE_METRIC = "pascal"
+    with pytest.raises(ConfigError, match="INSTANCE_METRIC is 'pascal', expected one of dataset, coco"):
+        build_evaluator(cfg, scene_set.name)
+
+
 def test_unknown_evaluator_type(scene_set):
     MetadataCatalog.get("scenes_of_no_type")
     with pytest.raises(ConfigError, match="evaluator_type None"):
