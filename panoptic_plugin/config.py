@@ -20,6 +20,7 @@ from panoptic_plugin.errors import ConfigError
 from panoptic_plugin.heads.config import add_head_config
 from panoptic_plugin.registry import suggestion
 from panoptic_plugin.systems.detr.config import add_detr_config
+from panoptic_plugin.systems.efficientps.config import add_efficientps_config
 from panoptic_plugin.systems.joint.config import add_joint_config
 from panoptic_plugin.systems.panoptic_deeplab.config import add_panoptic_deeplab_keys
 from panoptic_plugin.tuning.config import add_tuning_keys
@@ -31,6 +32,7 @@ def get_cfg() -> CfgNode:
     add_panoptic_deeplab_keys(cfg)
     add_joint_config(cfg)
     add_detr_config(cfg)
+    add_efficientps_config(cfg)
     add_backbone_config(cfg)
     add_head_config(cfg)
     add_tuning_keys(cfg)
