@@ -6,9 +6,11 @@ import panoptic_plugin.backbones.xception  # BACKBONE: d2_xception_65
 import panoptic_plugin.data.datasets.builtin  # DatasetCatalog: cityscapes_fine_*, coco_2017_*_panoptic
 import panoptic_plugin.data.targets  # TARGET_GENERATOR: panoptic_deeplab, semantic
 import panoptic_plugin.data.targets_detr  # TARGET_GENERATOR: detr
+import panoptic_plugin.data.targets_instances  # TARGET_GENERATOR: efficientps
 import panoptic_plugin.heads.deeplab_v3_plus  # SEM_SEG_HEADS: PluginDeepLabV3PlusHead
 import panoptic_plugin.heads.ocr  # SEM_SEG_HEADS: PluginHRNetOCRHead
 import panoptic_plugin.systems.detr  # META_ARCH, BACKBONE: build_detr_resnet_backbone
+import panoptic_plugin.systems.efficientps.meta_arch  # META_ARCH: PluginEfficientPS
 import panoptic_plugin.systems.joint.deeplab_branch  # SEMANTIC_BRANCH: DeepLabSemanticBranch
 import panoptic_plugin.systems.joint.embedder  # SEMANTIC_EMBEDDER: thing_prob, all_prob, feature
 import panoptic_plugin.systems.joint.frozen_branch  # SEMANTIC_BRANCH: FrozenModelBranch

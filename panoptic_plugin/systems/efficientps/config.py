@@ -39,7 +39,7 @@ def _add_solov2_keys(cfg: CfgNode) -> None:
             # Width of the mask branch.
             "MASK_CHANNELS": 128,
             "NORM": "GN",
-            # The towers' convolutions: "standard" or "dwsep", depthwise separable, a sixth of the parameters.
+            # Convolutions of the head: "standard" or "dwsep", depthwise separable, a sixth of the parameters.
             "CONV": "standard",
             # Probability of a class that the head starts with.
             "PRIOR_PROB": 0.01,
@@ -58,6 +58,8 @@ def _add_solov2_keys(cfg: CfgNode) -> None:
             "NMS_SIGMA": 2.0,
             "UPDATE_THR": 0.05,
             "MAX_PER_IMG": 100,
+            # Whether results hold "instances", the masks before the fusion, which AP is of.
+            "PREDICT_INSTANCES": True,
         }
     )
 
