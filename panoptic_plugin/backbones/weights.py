@@ -21,6 +21,7 @@ from panoptic_plugin.backbones.ocr_weights import expected_head, rename_hrnet_oc
 from panoptic_plugin.backbones.stages import FEATURES
 from panoptic_plugin.backbones.xception import Xception65
 from panoptic_plugin.errors import CheckpointError
+from panoptic_plugin.layers.resnet_names import to_detectron2
 
 Weights = Mapping[str, torch.Tensor]
 Shapes = dict[str, tuple[int, ...]]
@@ -29,13 +30,6 @@ Shapes = dict[str, tuple[int, ...]]
 PLAUSIBLE_SHARE = 0.95
 # Batch norms count their batches; files of older PyTorch versions lack these, and nothing depends on them.
 COUNTER = "num_batches_tracked"
-TORCHVISION_NAMES = (
-    (r"^conv1\.", "stem.conv1."),
-    (r"^bn1\.", "stem.conv1.norm."),
-    (r"\.downsample\.0\.", ".shortcut."),
-    (r"\.downsample\.1\.", ".shortcut.norm."),
-    (r"\.bn(\d)\.", r".conv\1.norm."),
-)
 
 
 @dataclass(frozen=True)
@@ -194,12 +188,7 @@ def _keep_detectron2(key: str) -> str | None:
 
 
 def _rename_torchvision(key: str) -> str | None:
-    if key.startswith("fc."):
-        return None
-    key = re.sub(r"^layer(\d)\.", lambda match: f"res{int(match[1]) + 1}.", key)
-    for pattern, replacement in TORCHVISION_NAMES:
-        key = re.sub(pattern, replacement, key)
-    return key
+    return None if key.startswith("fc.") else to_detectron2(key)
 
 
 def _expected_xception(weights: Weights) -> Shapes:

@@ -12,28 +12,8 @@ from detectron2.utils.logger import log_first_n
 from scipy.ndimage import find_objects
 
 from panoptic_plugin.data.label_runs import find_runs
-from panoptic_plugin.errors import ConfigError
+from panoptic_plugin.label_space import head_slots
 from panoptic_plugin.registry import TARGET_GENERATOR_REGISTRY
-
-LABEL_SPACES = ("dataset", "contiguous")
-
-
-def head_slots(metadata: Any, label_space: str) -> dict[int, int]:
-    """Contiguous category -> slot of the class head.
-
-    Args:
-        metadata: of a panoptic dataset.
-        label_space: ``"dataset"`` takes the dataset's own category ids, as the official COCO models do;
-            ``"contiguous"`` the contiguous ones.
-
-    Raises:
-        ConfigError: an unknown ``label_space``.
-    """
-    if label_space not in LABEL_SPACES:
-        raise ConfigError(f"MODEL.DETR.LABEL_SPACE is {label_space!r}, expected one of {', '.join(LABEL_SPACES)}")
-    maps = (metadata.thing_dataset_id_to_contiguous_id, metadata.stuff_dataset_id_to_contiguous_id)
-    pairs = {contiguous: dataset_id for one in maps for dataset_id, contiguous in one.items()}
-    return pairs if label_space == "dataset" else {contiguous: contiguous for contiguous in pairs}
 
 
 class QueryTargets:

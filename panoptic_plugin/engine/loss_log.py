@@ -109,7 +109,8 @@ def _raise_not_finite(entry: _Entry, means: Sequence[float], own: Sequence[float
         f"a loss or gradient became infinite or NaN at iteration={entry.iteration}: {listed}, gradient norm "
         f"{means[-1]:.6g}; no weight was changed. "
         f"{'Images with such a loss' if spoilt else 'All losses are finite; images of the iteration'}: "
-        f"{', '.join(images) or 'unnamed'}"
+        f"{', '.join(images) or 'unnamed'}. Where no image is at fault lower SOLVER.BASE_LR, or clip the gradients "
+        "(SOLVER.CLIP_GRADIENTS)"
     )
 
 

@@ -9,15 +9,24 @@ Shapes: B images, T = h * w cells of the feature map, Q object queries, D channe
 from __future__ import annotations
 
 import copy
+from typing import NamedTuple
 
 import torch
 from torch import nn
 
-Maps = torch.Tensor | None
 
+class Memory(NamedTuple):
+    """What the encoder made of the map, for the queries to look at.
 
-def _with(tensor: torch.Tensor, positions: Maps) -> torch.Tensor:
-    return tensor if positions is None else tensor + positions
+    Attributes:
+        cells: float (T, B, D).
+        placed: float (T, B, D), the cells with their positions added.
+        padding: bool (B, T), True where nothing must be attended to.
+    """
+
+    cells: torch.Tensor
+    placed: torch.Tensor
+    padding: torch.Tensor
 
 
 class EncoderLayer(nn.TransformerEncoderLayer):
@@ -45,7 +54,7 @@ class EncoderLayer(nn.TransformerEncoderLayer):
         return self.norm2(cells + self._ff_block(cells))
 
     def _attend(self, cells: torch.Tensor, positions: torch.Tensor, padding: torch.Tensor) -> torch.Tensor:
-        placed = _with(cells, positions)
+        placed = cells + positions
         attended, self.last_weights = self.self_attn(
             placed, placed, cells, key_padding_mask=padding, need_weights=self.keep_weights
         )
@@ -63,47 +72,31 @@ class DecoderLayer(nn.TransformerDecoderLayer):
     keep_weights = False
     last_weights: torch.Tensor | None = None
 
-    def forward(  # type: ignore[override]
-        self,
-        queries: torch.Tensor,
-        memory: torch.Tensor,
-        query_positions: torch.Tensor,
-        positions: torch.Tensor,
-        padding: torch.Tensor,
-    ) -> torch.Tensor:
+    def forward(self, queries: torch.Tensor, query_positions: torch.Tensor, memory: Memory) -> torch.Tensor:  # type: ignore[override]
         """
         Args:
             queries: float (Q, B, D).
-            memory: float (T, B, D), what the encoder made.
             query_positions: float (Q, B, D).
-            positions: float (T, B, D).
-            padding: bool (B, T).
+            memory: of the same images.
         """
         if self.norm_first:
             queries = queries + self._among(self.norm1(queries), query_positions)
-            queries = queries + self._look(self.norm2(queries), memory, query_positions, positions, padding)
+            queries = queries + self._look(self.norm2(queries), query_positions, memory)
             return queries + self._ff_block(self.norm3(queries))
         queries = self.norm1(queries + self._among(queries, query_positions))
-        queries = self.norm2(queries + self._look(queries, memory, query_positions, positions, padding))
+        queries = self.norm2(queries + self._look(queries, query_positions, memory))
         return self.norm3(queries + self._ff_block(queries))
 
     def _among(self, queries: torch.Tensor, query_positions: torch.Tensor) -> torch.Tensor:
-        placed = _with(queries, query_positions)
+        placed = queries + query_positions
         return self.dropout1(self.self_attn(placed, placed, queries, need_weights=False)[0])
 
-    def _look(
-        self,
-        queries: torch.Tensor,
-        memory: torch.Tensor,
-        query_positions: torch.Tensor,
-        positions: torch.Tensor,
-        padding: torch.Tensor,
-    ) -> torch.Tensor:
+    def _look(self, queries: torch.Tensor, query_positions: torch.Tensor, memory: Memory) -> torch.Tensor:
         attended, self.last_weights = self.multihead_attn(
-            _with(queries, query_positions),
-            _with(memory, positions),
-            memory,
-            key_padding_mask=padding,
+            queries + query_positions,
+            memory.placed,
+            memory.cells,
+            key_padding_mask=memory.padding,
             need_weights=self.keep_weights,
         )
         return self.dropout2(attended)
@@ -171,17 +164,17 @@ class QueryTransformer(nn.Module):
             float (layers, B, Q, D), the normed output of every decoder layer, and the encoder's (B, D, h, w).
         """
         num_images, dim, height, width = features.shape
-        cells, placed = (one.flatten(2).permute(2, 0, 1) for one in (features, positions))
+        cells, places = (one.flatten(2).permute(2, 0, 1) for one in (features, positions))
         flat_padding = padding.flatten(1)
         for layer in self.encoder.layers:
-            cells = layer(cells, placed, flat_padding)
+            cells = layer(cells, places, flat_padding)
         if hasattr(self.encoder, "norm"):
             cells = self.encoder.norm(cells)
+        memory = Memory(cells, cells + places, flat_padding)
         query_positions = queries[:, None].expand(-1, num_images, -1)
         state = torch.zeros_like(query_positions)
         states = []
         for layer in self.decoder.layers:
-            state = layer(state, cells, query_positions, placed, flat_padding)
+            state = layer(state, query_positions, memory)
             states.append(self.decoder.norm(state))
-        memory = cells.permute(1, 2, 0).reshape(num_images, dim, height, width)
-        return torch.stack(states).transpose(1, 2), memory
+        return torch.stack(states).transpose(1, 2), cells.permute(1, 2, 0).reshape(num_images, dim, height, width)

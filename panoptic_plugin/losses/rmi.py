@@ -17,19 +17,11 @@ SMALLEST_PROBABILITY = 1e-6
 
 
 def binary_cross_entropy(
-    logits: torch.Tensor,
-    targets: torch.Tensor,
-    *,
-    ignore_value: int,
-    pixel_weights: torch.Tensor | None = None,
+    logits: torch.Tensor, targets: torch.Tensor, *, ignore_value: int, pixel_weights: torch.Tensor | None = None
 ) -> torch.Tensor:
     """Binary cross entropy of each class against all others, summed over the classes, averaged over labelled pixels.
 
-    Args:
-        logits: float (N, C, H, W).
-        targets: int64 (N, H, W), class indices or ``ignore_value``.
-        ignore_value: the label without a loss.
-        pixel_weights: float (N, H, W), multiplied onto each pixel's loss; the mean is one over pixels.
+    The arguments are those of :func:`~panoptic_plugin.losses.cross_entropy.cross_entropy`.
 
     Returns:
         float32 scalar, 0 where all pixels are ignored.

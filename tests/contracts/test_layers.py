@@ -19,6 +19,8 @@ RULES: dict[str, set[str]] = {
     # What data and evaluation both ask of a file.
     "files": set(),
     "integrity": set(),
+    # Targets and class head must number classes alike.
+    "label_space": set(),
     "compat": set(),
     "structures": set(),
     "layers": set(),
@@ -27,10 +29,10 @@ RULES: dict[str, set[str]] = {
     "backbones": {"layers", "registry"},
     "heads": {"layers", "losses", "registry"},
     "postprocessing": {"structures", "registry"},
-    "data": {"structures", "registry", "files", "integrity"},
+    "data": {"structures", "registry", "files", "integrity", "label_space"},
     "evaluation": {"structures", "registry", "files", "integrity"},
     "visualization": {"structures", "registry"},
-    "systems": {"structures", "layers", "losses", "heads", "postprocessing", "registry"},
+    "systems": {"structures", "layers", "losses", "heads", "postprocessing", "registry", "label_space"},
     # Beyond the *config.py of backbones and systems, only the text of its own messages.
     "config": {"registry", "config_files"},
     "config_files": {"registry"},

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from detectron2.config import CfgNode
 
@@ -12,13 +11,6 @@ from panoptic_plugin.layers.query_transformer import QueryTransformer
 from panoptic_plugin.systems.base import build_named_backbone
 from panoptic_plugin.systems.detr.criterion import LossWeights, SetCriterion
 from panoptic_plugin.systems.detr.network import DETRNetwork
-
-
-def head_slots(metadata: Any, label_space: str) -> dict[int, int]:
-    """Contiguous category -> slot of the class head; see ``MODEL.DETR.LABEL_SPACE``."""
-    maps = (metadata.thing_dataset_id_to_contiguous_id, metadata.get("stuff_dataset_id_to_contiguous_id", {}))
-    pairs = {contiguous: dataset_id for one in maps for dataset_id, contiguous in one.items()}
-    return pairs if label_space == "dataset" else {contiguous: contiguous for contiguous in pairs}
 
 
 def check_config(cfg: CfgNode, slots: Mapping[int, int]) -> None:
@@ -39,7 +31,6 @@ def check_config(cfg: CfgNode, slots: Mapping[int, int]) -> None:
     for key, known in (
         ("HEAD_INIT", ("random", "by_name")),
         ("MASK_QUERIES", ("matched", "all")),
-        ("LABEL_SPACE", ("dataset", "contiguous")),
     ):
         if detr[key] not in known:
             raise ConfigError(f"MODEL.DETR.{key} is {detr[key]!r}, expected one of {', '.join(known)}")

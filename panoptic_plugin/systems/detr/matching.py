@@ -7,6 +7,8 @@ from scipy.optimize import linear_sum_assignment
 from torchvision.ops import generalized_box_iou
 
 Pairs = tuple[torch.Tensor, torch.Tensor]
+# Boxes are parts of the image and classes probabilities, so that any cost is some tens.
+BELOW_ALL_COSTS = -1e6
 
 
 def corners(boxes: torch.Tensor) -> torch.Tensor:
@@ -38,10 +40,9 @@ def match(
         cost_giou: weight of minus their generalised IoU.
 
     Returns:
-        int64 (P,) queries in ascending order and their segments, P = min(Q, T), on the CPU's choice, on the device.
-
-    Raises:
-        FloatingPointError: a cost is infinite or NaN.
+        int64 (P,) queries in ascending order and their segments, P = min(Q, T), on the device. A query whose box or
+        class is infinite or NaN is matched before all others: then the losses are, too, and the trainer, which knows
+        the iteration and the images of all processes, says so or leaves the iteration out.
     """
     probability = logits.float().softmax(dim=-1)
     boxes, target_boxes = boxes.float(), target_boxes.float()
@@ -50,10 +51,6 @@ def match(
         - cost_class * probability[:, labels]
         - cost_giou * generalized_box_iou(corners(boxes), corners(target_boxes))
     ).cpu()
-    if not torch.isfinite(cost).all():
-        raise FloatingPointError(
-            "the network's boxes or classes are infinite or NaN, so its queries cannot be matched; lower "
-            "SOLVER.BASE_LR, or clip gradients (SOLVER.CLIP_GRADIENTS, full_model, 0.1)"
-        )
+    cost = torch.where(torch.isfinite(cost), cost, BELOW_ALL_COSTS)
     queries, segments = linear_sum_assignment(cost.numpy())
     return torch.as_tensor(queries, device=logits.device), torch.as_tensor(segments, device=logits.device)

@@ -13,9 +13,10 @@ from detectron2.structures import ImageList
 from detectron2.utils.events import get_event_storage
 
 from panoptic_plugin.errors import ConfigError
+from panoptic_plugin.label_space import head_slots
 from panoptic_plugin.systems.base import Batch, PanopticSystem, output_size
 from panoptic_plugin.systems.detr.attention import recorded_attention
-from panoptic_plugin.systems.detr.build import build_criterion, build_network, check_config, head_slots
+from panoptic_plugin.systems.detr.build import build_criterion, build_network, check_config
 from panoptic_plugin.systems.detr.criterion import SetCriterion
 from panoptic_plugin.systems.detr.freezing import freeze, frozen_patterns
 from panoptic_plugin.systems.detr.network import DETRNetwork, QueryOutputs

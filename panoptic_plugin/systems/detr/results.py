@@ -52,11 +52,10 @@ class QueryResults:
 
     def chosen(self, logits: torch.Tensor) -> torch.Tensor:
         """Queries of one image whose masks are needed, in ascending order: int64 (M,)."""
-        probability = logits.float().softmax(dim=-1)
-        label = probability.argmax(dim=-1)
-        wanted = (label != logits.shape[-1] - 1) & (probability.amax(dim=-1) > self.keep_threshold)
+        wanted = torch.zeros(len(logits), dtype=torch.bool, device=logits.device)
+        wanted[keep_queries(logits, self.keep_threshold)[0]] = True
         if self.predict_instances:
-            wanted |= self._instances_among(probability)[0]
+            wanted |= self._instances_among(logits.float().softmax(dim=-1))[0]
         return wanted.nonzero()[:, 0]
 
     def _instances_among(self, probability: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

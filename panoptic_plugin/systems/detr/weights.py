@@ -16,26 +16,13 @@ from collections.abc import Mapping
 import torch
 
 from panoptic_plugin.errors import CheckpointError
+from panoptic_plugin.layers.resnet_names import to_detectron2, to_torchvision
 
 Weights = Mapping[str, torch.Tensor]
 
 ANCHOR = "query_embed.weight"
 MASK_PARTS = ("bbox_attention.", "mask_head.")
 HEAD = ("detr.class_embed.weight", "detr.class_embed.bias")
-TO_DETECTRON2 = (
-    (r"^conv1\.", "stem.conv1."),
-    (r"^bn1\.", "stem.conv1.norm."),
-    (r"\.downsample\.0\.", ".shortcut."),
-    (r"\.downsample\.1\.", ".shortcut.norm."),
-    (r"\.bn(\d)\.", r".conv\1.norm."),
-)
-TO_TORCHVISION = (
-    (r"^stem\.conv1\.norm\.", "bn1."),
-    (r"^stem\.conv1\.", "conv1."),
-    (r"\.shortcut\.norm\.", ".downsample.1."),
-    (r"\.shortcut\.", ".downsample.0."),
-    (r"\.conv(\d)\.norm\.", r".bn\1."),
-)
 # Slots of the official COCO heads that are like classes of other sets. The ids are COCO's category ids.
 NO_OBJECT_OF_COCO = 250
 COCO_SLOTS = {
@@ -84,7 +71,7 @@ def _native_name(key: str, detector: str, masks: str) -> str | None:
         return None
     rest = key[len(detector) :]
     if rest.startswith("backbone.0.body."):
-        return "backbone." + _renamed(rest.removeprefix("backbone.0.body."), TO_DETECTRON2, r"^layer(\d)", 1, "res")
+        return "backbone." + to_detectron2(rest.removeprefix("backbone.0.body."))
     if rest.startswith("backbone.0.backbone."):
         return f"backbone.{rest.removeprefix('backbone.0.backbone.')}"
     known = ("transformer.", "class_embed.", "bbox_embed.", "query_embed.", "input_proj.")
@@ -98,19 +85,12 @@ def to_official(weights: Weights) -> dict[str, torch.Tensor]:
     official = {}
     for key, value in weights.items():
         if key.startswith("backbone."):
-            name = _renamed(key.removeprefix("backbone."), TO_TORCHVISION, r"^res(\d)", -1, "layer")
-            official[f"{prefix}backbone.0.body.{name}"] = value
+            official[f"{prefix}backbone.0.body.{to_torchvision(key.removeprefix('backbone.'))}"] = value
         elif key.startswith("detr."):
             official[prefix + key.removeprefix("detr.")] = value
         elif key.startswith(MASK_PARTS):
             official[key] = value
     return official
-
-
-def _renamed(name: str, rules: tuple[tuple[str, str], ...], stage: str, step: int, stage_name: str) -> str:
-    for pattern, replacement in rules:
-        name = re.sub(pattern, replacement, name)
-    return re.sub(stage, lambda match: f"{stage_name}{int(match[1]) + step}", name)
 
 
 def adapt_weights(
