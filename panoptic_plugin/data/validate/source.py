@@ -13,6 +13,15 @@ from panoptic_plugin.registry import suggestion
 
 FULL, FAST, OFF = "full", "fast", "off"
 DEPTHS = (FULL, FAST, OFF)
+# Meta-architecture -> section of MODEL and key that say how many segments a model can predict, and whether these are
+# things only.
+_CENTERS = ("PANOPTIC_DEEPLAB", "TOP_K_INSTANCE", True)
+CAPACITIES = {
+    "PanopticDeepLab": _CENTERS,
+    "PluginPanopticDeepLab": _CENTERS,
+    "PluginJointPanoptic": _CENTERS,
+    "PanopticDETR": ("DETR", "NUM_OBJECT_QUERIES", False),
+}
 
 
 @dataclass(frozen=True)
@@ -83,9 +92,7 @@ def settings_of(cfg, depth: str = FULL, num_workers: int | None = None) -> Setti
 
 
 def _capacity(cfg) -> tuple[int | None, str, bool]:
-    if "PanopticDeepLab" in cfg.MODEL.META_ARCHITECTURE:
-        return cfg.MODEL.PANOPTIC_DEEPLAB.TOP_K_INSTANCE, "MODEL.PANOPTIC_DEEPLAB.TOP_K_INSTANCE", True
-    for section, key in (("DETR", "NUM_OBJECT_QUERIES"), ("MASK_FORMER", "NUM_OBJECT_QUERIES")):
-        if section in cfg.MODEL and key in cfg.MODEL[section]:
-            return cfg.MODEL[section][key], f"MODEL.{section}.{key}", False
-    return None, "", True
+    if cfg.MODEL.META_ARCHITECTURE not in CAPACITIES:
+        return None, "", True
+    section, key, things_only = CAPACITIES[cfg.MODEL.META_ARCHITECTURE]
+    return cfg.MODEL[section][key], f"MODEL.{section}.{key}", things_only
