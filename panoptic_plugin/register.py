@@ -11,6 +11,7 @@ import panoptic_plugin.heads.deeplab_v3_plus  # SEM_SEG_HEADS: PluginDeepLabV3Pl
 import panoptic_plugin.heads.ocr  # SEM_SEG_HEADS: PluginHRNetOCRHead
 import panoptic_plugin.systems.detr  # META_ARCH, BACKBONE: build_detr_resnet_backbone
 import panoptic_plugin.systems.efficientps.meta_arch  # META_ARCH: PluginEfficientPS
+import panoptic_plugin.systems.efficientps.semantic_head  # SEM_SEG_HEADS: EfficientPSSemSegHead
 import panoptic_plugin.systems.joint.deeplab_branch  # SEMANTIC_BRANCH: DeepLabSemanticBranch
 import panoptic_plugin.systems.joint.embedder  # SEMANTIC_EMBEDDER: thing_prob, all_prob, feature
 import panoptic_plugin.systems.joint.frozen_branch  # SEMANTIC_BRANCH: FrozenModelBranch
