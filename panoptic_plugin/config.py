@@ -7,7 +7,7 @@ loader and can never run code.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,8 @@ from detectron2.config import get_cfg as get_detectron2_cfg
 
 from panoptic_plugin.backbones.config import add_backbone_config
 from panoptic_plugin.config_files import base_chain
-from panoptic_plugin.errors import ConfigError
+from panoptic_plugin.config_merge import merge_file, merge_overrides
 from panoptic_plugin.heads.config import add_head_config
-from panoptic_plugin.registry import suggestion
 from panoptic_plugin.systems.detr.config import add_detr_config
 from panoptic_plugin.systems.efficientps.config import add_efficientps_config
 from panoptic_plugin.systems.joint.config import add_joint_config
@@ -145,68 +144,6 @@ def load_config(path: str | Path, overrides: Sequence[Any] = ()) -> CfgNode:
     """
     cfg = get_cfg()
     for file, content in base_chain(Path(path)):
-        _merge_file(cfg, file, content)
-    _merge_overrides(cfg, list(overrides))
+        merge_file(cfg, file, content)
+    merge_overrides(cfg, list(overrides))
     return cfg
-
-
-def _merge_file(cfg: CfgNode, path: Path, content: dict[str, Any]) -> None:
-    version = content.get("VERSION", cfg.VERSION)
-    if version != cfg.VERSION:
-        raise ConfigError(
-            f"{path}: VERSION is {version}, expected {cfg.VERSION}; rewrite its keys in the current names"
-        )
-    _check_keys(cfg, content, str(path))
-    try:
-        cfg.merge_from_other_cfg(CfgNode(content))
-    except (KeyError, ValueError, AssertionError) as error:
-        raise ConfigError(f"{path}: {_reason(error)}") from None
-
-
-def _merge_overrides(cfg: CfgNode, overrides: list[Any]) -> None:
-    if len(overrides) % 2:
-        raise ConfigError(
-            f"overrides are KEY VALUE pairs, but {len(overrides)} words were found: {' '.join(map(str, overrides))}"
-        )
-    for key, value in zip(overrides[::2], overrides[1::2], strict=True):
-        _check_dotted_key(cfg, str(key), "command line")
-        try:
-            cfg.merge_from_list([key, value])
-        except (KeyError, ValueError, AssertionError) as error:
-            raise ConfigError(f"command line: {key} {value}: {_reason(error)}") from None
-
-
-def _check_keys(cfg: CfgNode, content: dict[str, Any], source: str, prefix: str = "") -> None:
-    for key, value in content.items():
-        dotted = f"{prefix}{key}"
-        _check_dotted_key(cfg, dotted, source)
-        if isinstance(value, dict):
-            _check_keys(cfg, value, source, f"{dotted}.")
-
-
-def _check_dotted_key(cfg: CfgNode, dotted: str, source: str) -> None:
-    node: Any = cfg
-    parts = dotted.split(".")
-    for depth, part in enumerate(parts):
-        if not isinstance(node, CfgNode) or part not in node:
-            parent = ".".join(parts[:depth])
-            known = [f"{parent}.{name}" if parent else name for name in node] if isinstance(node, CfgNode) else []
-            raise ConfigError(f"{source}: there is no config key {dotted}. {_closest_key(cfg, dotted, known)}")
-        node = node[part]
-
-
-def _closest_key(cfg: CfgNode, dotted: str, siblings: list[str]) -> str:
-    last = dotted.rsplit(".", 1)[-1]
-    same_name = [key for key in _all_keys(cfg) if key.rsplit(".", 1)[-1] == last]
-    return suggestion(dotted, same_name or siblings)
-
-
-def _all_keys(cfg: CfgNode, prefix: str = "") -> Iterable[str]:
-    for name, value in cfg.items():
-        yield f"{prefix}{name}"
-        if isinstance(value, CfgNode):
-            yield from _all_keys(value, f"{prefix}{name}.")
-
-
-def _reason(error: Exception) -> str:
-    return str(error.args[0] if error.args else error).replace("\n", " ")

@@ -14,6 +14,7 @@ from detectron2.utils import comm
 
 from panoptic_plugin.cli.run import run_cli
 from panoptic_plugin.config import load_config
+from panoptic_plugin.config_merge import check_pairs
 from panoptic_plugin.config_values import check_values
 from panoptic_plugin.data.catalog import check_dataset_names, check_num_classes, register_custom_datasets
 from panoptic_plugin.data.validate.training import check_before_training
@@ -21,7 +22,7 @@ from panoptic_plugin.engine.benchmark import benchmark
 from panoptic_plugin.engine.epochs import resolve_epochs
 from panoptic_plugin.engine.inference import load_for_inference
 from panoptic_plugin.engine.launch import choose_num_gpus, launch
-from panoptic_plugin.engine.model import check_device
+from panoptic_plugin.engine.model import check_device, check_device_name
 from panoptic_plugin.engine.setup import set_up_job
 from panoptic_plugin.engine.trainer import PanopticTrainer
 from panoptic_plugin.errors import CheckpointError, ConfigError, DatasetError, UserError
@@ -87,6 +88,7 @@ def resolve_config(args: argparse.Namespace):
     misplaced = [word for word in overrides[::2] if str(word).startswith("--")]
     if misplaced:
         raise ConfigError(f"{misplaced[0]} stands after a KEY VALUE pair; put all options before them")
+    check_pairs(overrides)
     if args.weights is not None:
         overrides += ["MODEL.WEIGHTS", args.weights]
     if args.device is not None:
@@ -95,6 +97,7 @@ def resolve_config(args: argparse.Namespace):
     if args.num_gpus == 0 and args.device is None:
         overrides += ["MODEL.DEVICE", "cpu"]
     cfg = load_config(args.config_file, overrides)
+    check_device_name(cfg.MODEL.DEVICE)
     num_gpus = choose_num_gpus(args.num_gpus, cfg.MODEL.DEVICE)
     if num_gpus == 0:
         cfg.MODEL.DEVICE = "cpu"

@@ -13,6 +13,7 @@ from torch import nn
 from panoptic_plugin.engine.averaging import CHECKPOINT_KEY, load_averages
 from panoptic_plugin.engine.checkpoint import PluginCheckpointer
 from panoptic_plugin.engine.model import build_model
+from panoptic_plugin.errors import CheckpointError
 from panoptic_plugin.layers.folding import fold_batch_norm
 from panoptic_plugin.registry import TTA_REGISTRY, lookup
 
@@ -32,6 +33,11 @@ def load_for_inference(cfg, *, resume: bool = False) -> nn.Module:
     """
     model = build_model(cfg).eval()
     checkpointer = PluginCheckpointer(model, cfg.OUTPUT_DIR if resume else "", eval_only=True)
+    if resume and not cfg.MODEL.WEIGHTS and not checkpointer.has_checkpoint():
+        raise CheckpointError(
+            f"OUTPUT_DIR {cfg.OUTPUT_DIR} holds no checkpoint to evaluate, and MODEL.WEIGHTS is empty; name the "
+            "OUTPUT_DIR of a training, or its weights with --weights PATH"
+        )
     loaded = checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
     model = for_inference(cfg, model, loaded.get(CHECKPOINT_KEY))
     if cfg.TEST.AUG.ENABLED:

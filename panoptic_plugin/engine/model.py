@@ -52,14 +52,18 @@ def build_model(cfg) -> nn.Module:
 
 def check_device(name: str) -> None:
     """Raise ConfigError where ``MODEL.DEVICE`` names no device of this machine."""
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ConfigError(f"MODEL.DEVICE is {name!r}, expected cuda, cuda:N or cpu") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
+    if check_device_name(name).type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(
             f"MODEL.DEVICE is {name!r}, but PyTorch sees no CUDA device; set MODEL.DEVICE cpu, or check the driver"
         )
+
+
+def check_device_name(name: str) -> torch.device:
+    """The device of that name, be it there or not; ConfigError where no machine has it."""
+    try:
+        return torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"MODEL.DEVICE is {name!r}, expected cuda, cuda:N or cpu") from None
 
 
 def prepare_for_training(cfg, model: nn.Module) -> nn.Module:

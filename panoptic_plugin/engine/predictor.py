@@ -15,6 +15,7 @@ from detectron2.data import transforms as T
 from PIL import Image
 
 from panoptic_plugin.config import load_config
+from panoptic_plugin.config_merge import check_pairs
 from panoptic_plugin.data.catalog import check_dataset_names, register_custom_datasets
 from panoptic_plugin.data.reading import read_image
 from panoptic_plugin.engine.inference import load_for_inference
@@ -194,6 +195,7 @@ def load_model(
     Raises:
         ConfigError, CheckpointError, DatasetError: see their messages.
     """
+    check_pairs(overrides)
     words = [*overrides, *(["MODEL.WEIGHTS", str(weights)] if weights else [])]
     words += ["MODEL.DEVICE", device] if device else []
     if isinstance(config, CfgNode):

@@ -34,14 +34,16 @@ RULES: dict[str, set[str]] = {
     "visualization": {"structures", "registry"},
     "systems": {"structures", "layers", "losses", "heads", "postprocessing", "registry", "label_space"},
     # Beyond the *config.py of backbones and systems, only the text of its own messages.
-    "config": {"registry", "config_files"},
+    "config": {"config_files", "config_merge"},
     "config_files": {"registry"},
-    "config_values": set(),
+    "config_merge": {"registry"},
+    "config_values": {"layers"},
     "register": {"*"},
     # layers: which batch norm a model runs with depends on the device and the processes, which only engine knows.
     # visualization: a training draws previews. backbones: weights for a part of a model are recognised by their names.
     "engine": {
         "config",
+        "config_merge",
         "data",
         "evaluation",
         "structures",

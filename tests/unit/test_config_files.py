@@ -111,6 +111,38 @@ def test_hostile_and_odd_files_are_one_clear_error(write, text, message):
         load_config(path)
 
 
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("SOLVER: {MAX_ITER: many}", ["SOLVER.MAX_ITER is 'many', expected a whole number; at present it is "]),
+        ("SOLVER: 3", ["SOLVER is 3, but it is a section, with the keys "]),
+        (
+            "DATASETS: {TRAIN: mine}",
+            ["DATASETS.TRAIN is 'mine', expected a list, such as ['mine']; at present it is ()"],
+        ),
+        ("DATASETS: {CUSTOM: {NAME: mine}}", ["DATASETS.CUSTOM is {'NAME': 'mine'}, expected a list; at present"]),
+        ("SOVLER: {MAX_ITER: 3}", ["no config key SOVLER. Did you mean 'SOLVER'?"]),
+        ("solver: {max_iter: 3}", ["no config key solver. Did you mean 'SOLVER'?"]),
+    ],
+)
+def test_values_of_another_type_and_wrong_keys(write, text, words):
+    path = write("x.yaml", text)
+    with pytest.raises(ConfigError) as caught:
+        load_config(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert all(word in str(caught.value) for word in words)
+
+
+def test_a_word_of_the_command_line_is_what_its_key_wants(write):
+    path = write("x.yaml", "SOLVER: {BASE_LR: 1}")
+    words = ["SOLVER.MOMENTUM", "0", "OUTPUT_DIR", "2026", "MODEL.WEIGHTS", "'7'", "DATASETS.TRAIN", "['a']"]
+    cfg = load_config(path, words)
+    assert (cfg.SOLVER.BASE_LR, cfg.SOLVER.MOMENTUM) == (1.0, 0.0) and type(cfg.SOLVER.BASE_LR) is float
+    assert (cfg.OUTPUT_DIR, cfg.MODEL.WEIGHTS, cfg.DATASETS.TRAIN) == ("2026", "7", ("a",))
+    with pytest.raises(ConfigError, match="command line: solver.max_iter|Did you mean 'SOLVER.MAX_ITER'"):
+        load_config(path, ["solver.max_iter", "3"])
+
+
 def test_merging_order(write):
     write("one.yaml", "SEED: 1\n")
     write("two.yaml", "SEED: 2\n")

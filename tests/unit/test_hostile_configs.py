@@ -56,14 +56,22 @@ def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):
 
 WRONG = {
     "SEED": 10**30,
-    "SOLVER.MAX_ITER": -1,
+    "SOLVER.MAX_ITER": 0,
+    "SOLVER.IMS_PER_BATCH": 0,
     "SOLVER.CHECKPOINT_PERIOD": 0,
     "SOLVER.BASE_LR": float("nan"),
     "DISTRIBUTED.TIMEOUT": 0,
     "INPUT.MIN_SIZE_TRAIN": (),
     "INPUT.MAX_SIZE_TRAIN": 0,
+    "INPUT.MAX_SIZE_TEST": 0,
+    "INPUT.FORMAT": "GBR",
     "INPUT.CROP.SIZE": [-5, 10],
+    "MODEL.PIXEL_MEAN": [0.5],
     "MODEL.PIXEL_STD": [1.0, 0.0, 1.0],
+    "MODEL.SEM_SEG_HEAD.NORM": "BatchNorm",
+    "MODEL.INS_EMBED_HEAD.NORM": "BatchNorm",
+    "TEST.EVAL_PERIOD": -1,
+    "TEST.BATCH_SIZE": 0,
 }
 
 
@@ -98,5 +106,17 @@ def test_a_full_disk_is_one_line_whatever_was_written(capsys):
 
     assert run_cli(write, None) == 2
     assert capsys.readouterr().err.startswith("error: cannot write a file: No space left on device; make room")
-    with pytest.raises(FileNotFoundError):
-        run_cli(lambda args: open("/nowhere"), None)  # noqa: SIM115
+
+
+def test_a_path_that_cannot_be_used_is_one_line(capsys, tmp_path):
+    assert run_cli(lambda args: (tmp_path / "file").mkdir() or (tmp_path / "file").mkdir(), None) == 2
+    expected = f"error: cannot use {tmp_path / 'file'}: File exists; check the path and its permissions\n"
+    assert capsys.readouterr().err == expected
+
+
+def test_other_errors_of_the_system_pass():
+    def fail(args):
+        raise ConnectionResetError(104, "Connection reset by peer")
+
+    with pytest.raises(ConnectionResetError):
+        run_cli(fail, None)

@@ -46,6 +46,10 @@ def test_dry_run_prints_the_resolved_config(config, capsys):
         (["--config-file", "CONFIG", "--num-gpus", "64"], "64"),
         (["--config-file", "CONFIG", "--eval-only"], "--eval-only needs weights"),
         (["--config-file", "CONFIG", "SOLVER.MAX_ITR", "3"], "SOLVER.MAX_ITR"),
+        (["--config-file", "CONFIG", "MODEL.DEVICE", "gpu"], "MODEL.DEVICE is 'gpu', expected cuda, cuda:N or cpu"),
+        (["--config-file", "CONFIG", "SOLVER.MAX_ITER"], "SOLVER.MAX_ITER stands alone"),
+        (["--config-file", "CONFIG", "SOLVER.MAX_ITER=3"], "write KEY VALUE with a space: SOLVER.MAX_ITER 3"),
+        (["--config-file", "CONFIG", "--weights", "w", "SOLVER.MAX_ITER", "3", "SEED"], "SEED stands alone"),
     ],
 )
 def test_mistakes_end_with_one_line(config, capsys, words, expected):
