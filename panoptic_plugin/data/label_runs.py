@@ -45,6 +45,19 @@ class LabelRuns:
         with np.errstate(invalid="ignore"):
             return self._sum(self.lengths * self.y) / self.areas(), self._sum(x_sums) / self.areas()
 
+    def boxes(self) -> np.ndarray:
+        """First x and y, and one past the last x and y, of each number but 0, int64 (num_segments, 4).
+
+        Without a pixel the first lie beyond the last.
+        """
+        height, width = self.shape
+        edges = np.tile(np.array([width, height, 0, 0]), (self.num_segments + 1, 1))
+        for column, places in enumerate((self.x, self.y)):
+            np.minimum.at(edges[:, column], self.numbers, places)
+        for column, places in enumerate((self.x + self.lengths, self.y + 1), start=2):
+            np.maximum.at(edges[:, column], self.numbers, places)
+        return edges[1:]
+
     def _sum(self, values: np.ndarray) -> np.ndarray:
         """Sum of a run's integers over the runs of each number; exact, as they stay far below 2**53."""
         return np.bincount(self.numbers, weights=values, minlength=self.num_segments + 1)

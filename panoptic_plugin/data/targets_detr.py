@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.utils.logger import log_first_n
-from scipy.ndimage import find_objects
 
 from panoptic_plugin.data.label_runs import find_runs
 from panoptic_plugin.label_space import head_slots
@@ -58,18 +57,15 @@ class QueryTargets:
             )
         return {
             "labels": torch.tensor([self.slots[one["category_id"]] for one in kept], dtype=torch.int64),
-            "boxes": _boxes(index, len(kept)),
+            "boxes": _centered(runs.boxes()[present], *index.shape),
             "segment_index": torch.from_numpy(index),
         }
 
 
-def _boxes(index: np.ndarray, num_segments: int) -> torch.Tensor:
-    """float32 (T, 4) cxcywh in parts of the image; the right and lower edges lie one past the last pixel."""
-    height, width = index.shape
-    found = find_objects(index, max_label=num_segments) if num_segments else []
-    edges = np.array([[x.start, y.start, x.stop, y.stop] for y, x in found], dtype=np.float64).reshape(-1, 4)
-    edges /= np.array([width, height, width, height])
-    center, size = (edges[:, :2] + edges[:, 2:]) / 2, edges[:, 2:] - edges[:, :2]
+def _centered(edges: np.ndarray, height: int, width: int) -> torch.Tensor:
+    """Edges x0, y0, x1, y1 in pixels, (T, 4), as float32 cxcywh in parts of the image."""
+    parts = edges / np.array([width, height, width, height])
+    center, size = (parts[:, :2] + parts[:, 2:]) / 2, parts[:, 2:] - parts[:, :2]
     return torch.from_numpy(np.concatenate([center, size], axis=1).astype(np.float32))
 
 

@@ -160,7 +160,8 @@ class _Sampler:
         self.top, self.bottom, self.share = _bilinear(rows, masks.shape[1], enlarged[0])
         left, right, share = _bilinear(columns, masks.shape[2], enlarged[1])
         # (K, h, W'): the columns first and then, mask by mask, the rows, as PyTorch does.
-        self.wide = masks.float()[:, :, left] * (1 - share) + masks.float()[:, :, right] * share
+        first, second = (masks.float().gather(2, side.expand(*masks.shape[:2], len(columns))) for side in (left, right))
+        self.wide = first.mul_(1 - share).add_(second.mul_(share))
         self.found: torch.Tensor | None = None
 
     def owner(self, alive: list[int]) -> torch.Tensor:
@@ -170,33 +171,42 @@ class _Sampler:
         else:  # a query that is gone leaves its pixels to the others, the rest is as it was
             gone = torch.ones(len(self.wide), dtype=torch.bool, device=self.wide.device)
             gone[alive] = False
-            pixels = gone[self.found.flatten()].nonzero()[:, 0]
+            pixels = gone[self.found.flatten().long()].nonzero()[:, 0]
             if len(pixels) and alive:
                 self.found.view(-1)[pixels] = self._best(alive, pixels)
         owner = self.found
         for axis, index in self.after:
             owner = owner.index_select(axis, index)
-        return owner
+        return owner.long()
 
     def _best(self, alive: list[int], pixels: torch.Tensor | None) -> torch.Tensor:
-        best = self._logits(alive[0], pixels)
-        owner = torch.full(best.shape, alive[0], dtype=torch.int64, device=best.device)
-        for query in alive[1:]:
-            logits = self._logits(query, pixels)
+        """Which of the queries has the highest logit at all pixels, int16 (rows, columns), or at some, (P,)."""
+        wide, upper, lower, share = self._places(pixels)
+        rest = 1 - share
+        best = owner = None
+        for query in alive:
+            logits = wide[query].index_select(0, upper).mul_(rest)
+            logits += wide[query].index_select(0, lower).mul_(share)
+            if best is None or owner is None:
+                best, owner = logits, torch.full(logits.shape, query, dtype=torch.int16, device=logits.device)
+                continue
             better = logits > best
             best = torch.where(better, logits, best)
             owner.masked_fill_(better, query)
+        assert owner is not None
         return owner
 
-    def _logits(self, query: int, pixels: torch.Tensor | None) -> torch.Tensor:
-        """A query's logits at all pixels, (rows, columns), or at some, (P,)."""
-        wide = self.wide[query]
+    def _places(self, pixels: torch.Tensor | None) -> tuple[torch.Tensor, ...]:
+        """Where logits lie: all queries' values, of which entries along axis 1 each is a mean, and the second's share.
+
+        The entries are whole rows for all pixels, and single values for some.
+        """
         if pixels is None:
-            share = self.share[:, None]
-            return wide[self.top] * (1 - share) + wide[self.bottom] * share
-        row, column = torch.div(pixels, wide.shape[1], rounding_mode="floor"), pixels % wide.shape[1]
-        share = self.share[row]
-        return wide[self.top[row], column] * (1 - share) + wide[self.bottom[row], column] * share
+            return self.wide, self.top, self.bottom, self.share[:, None]
+        columns = self.wide.shape[2]
+        row, column = torch.div(pixels, columns, rounding_mode="floor"), pixels % columns
+        upper, lower = (side[row] * columns + column for side in (self.top, self.bottom))
+        return self.wide.flatten(1), upper, lower, self.share[row]
 
 
 def _bilinear(wanted: torch.Tensor, num_in: int, num_out: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

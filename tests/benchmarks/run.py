@@ -57,6 +57,8 @@ ROWS = (
     "semantic_evaluation",
     "panoptic_evaluator",
     "targets",
+    "query_targets",
+    "query_merge",
     "semantic_grouping",
     "mapper",
 )
