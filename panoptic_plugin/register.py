@@ -1,7 +1,9 @@
 """THE list of imports that fill Detectron2's registries, our own, and the dataset catalog."""
 
 # ruff: noqa: F401
+import panoptic_plugin.backbones.efficientnet  # BACKBONE: build_timm_backbone
 import panoptic_plugin.backbones.hrnet  # BACKBONE: d2_hrnet
+import panoptic_plugin.backbones.two_way_fpn  # BACKBONE: build_timm_two_way_fpn_backbone
 import panoptic_plugin.backbones.xception  # BACKBONE: d2_xception_65
 import panoptic_plugin.data.datasets.builtin  # DatasetCatalog: cityscapes_fine_*, coco_2017_*_panoptic
 import panoptic_plugin.data.targets  # TARGET_GENERATOR: panoptic_deeplab, semantic

@@ -6,7 +6,7 @@ from detectron2.config import CfgNode
 
 
 def add_backbone_config(cfg: CfgNode) -> None:
-    """Add the keys of d2_xception_65 and d2_hrnet to a config that holds Detectron2's defaults."""
+    """Add the keys of our backbones to a config that holds Detectron2's defaults."""
     # Epsilon of the batch norms. The published panoptic models use PyTorch's default; weights that come from
     # TensorFlow (Xception-65 on ImageNet) were trained with 1e-3.
     cfg.MODEL.RESNETS.BN_EPS = 1e-5
@@ -18,6 +18,40 @@ def add_backbone_config(cfg: CfgNode) -> None:
     cfg.MODEL.HRNET.BLOCKS = 4
     # How a branch is enlarged to the size of another: HRNet's weights want True, NVIDIA's False.
     cfg.MODEL.HRNET.ALIGN_CORNERS = True
+    _add_timm_keys(cfg)
+
+
+def _add_timm_keys(cfg: CfgNode) -> None:
+    cfg.MODEL.TIMM = CfgNode(
+        {
+            # The encoder of build_timm_backbone and build_timm_two_way_fpn_backbone, as timm.list_models() names it.
+            "NAME": "tf_efficientnet_b5.ra_in1k",
+            # A training that starts without MODEL.WEIGHTS takes timm's weights of that name, by download or from the
+            # file WEIGHTS. Evaluation and a resumed training need neither.
+            "PRETRAINED": True,
+            "WEIGHTS": "",
+            # EfficientNets without squeeze-and-excitation, and their activation: "leaky_relu" with ACT_SLOPE, or
+            # "default", timm's own.
+            "REMOVE_SE": True,
+            "ACT": "leaky_relu",
+            "ACT_SLOPE": 0.01,
+            # "BN", "SyncBN" or "FrozenBN".
+            "NORM": "BN",
+            # What res5 is of an EfficientNet: "head", the convolution after the last block (2,048 channels of B5), or
+            # "blocks", the last block (512).
+            "LAST_STAGE": "head",
+        }
+    )
+    cfg.MODEL.TWO_WAY_FPN = CfgNode(
+        {
+            "OUT_CHANNELS": 256,
+            # Its 3x3 convolutions: "dwsep", depthwise separable (the paper), or "conv" (the released code).
+            "OUT_CONV": "dwsep",
+            "NORM": "BN",
+            # "maxpool" adds p6, every other pixel of p5; "none" does not.
+            "TOP_BLOCK": "maxpool",
+        }
+    )
 
 
 def with_backbone_keys(cfg: CfgNode) -> CfgNode:
@@ -25,7 +59,7 @@ def with_backbone_keys(cfg: CfgNode) -> CfgNode:
 
     A script with Detectron2's own ``get_cfg`` can so name our backbones without knowing our keys.
     """
-    if "HRNET" in cfg.MODEL and "BN_EPS" in cfg.MODEL.RESNETS:
+    if "HRNET" in cfg.MODEL and "BN_EPS" in cfg.MODEL.RESNETS and "TIMM" in cfg.MODEL:
         return cfg
     complete = cfg.clone()
     complete.defrost()

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 
 from detectron2.data import MetadataCatalog
+from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 from torch import nn
 
@@ -15,18 +16,22 @@ logger = logging.getLogger(__name__)
 
 
 def load_pretrained_parts(cfg, model: nn.Module) -> SemanticLoadReport | None:
-    """Fill the semantic branch of a joint network from ``SEMANTIC.PRETRAINED``; other models are left as they are.
+    """Fill the semantic branch of a joint network from ``SEMANTIC.PRETRAINED``, and encoders that know their weights.
+
+    The latter, such as timm's, are left as they are where ``MODEL.WEIGHTS`` fills the model anyway.
 
     Args:
-        cfg: reads MODEL.PANOPTIC_DEEPLAB.SEMANTIC and the class names of DATASETS.TRAIN.
+        cfg: reads MODEL.WEIGHTS, MODEL.PANOPTIC_DEEPLAB.SEMANTIC and the class names of DATASETS.TRAIN.
         model: the network, not wrapped.
 
     Returns:
-        What was filled, or None where nothing was to be.
+        What was filled of a semantic branch, or None where nothing was to be.
 
     Raises:
         CheckpointError: the file is missing, damaged or does not fit.
     """
+    if not cfg.MODEL.WEIGHTS:
+        _load_encoders(model)
     branch = getattr(model, "semantic_branch", None)
     keys = cfg.MODEL.PANOPTIC_DEEPLAB.SEMANTIC
     if branch is None or not keys.PRETRAINED:
@@ -39,6 +44,18 @@ def load_pretrained_parts(cfg, model: nn.Module) -> SemanticLoadReport | None:
         source_classes=keys.PRETRAINED_CLASSES,
         target_classes=_class_names(cfg) if keys.PRETRAINED_CLASSES else (),
     )
+
+
+def _load_encoders(model: nn.Module) -> None:
+    """Let each part that has ``load_pretrained`` load; a download is made once on a machine, the others wait for it."""
+    encoders = [module for module in model.modules() if hasattr(module, "load_pretrained")]
+    if not encoders:
+        return
+    for turn in (True, False):
+        if (comm.get_local_rank() == 0) == turn:
+            for encoder in encoders:
+                encoder.load_pretrained()
+        comm.synchronize()
 
 
 def _class_names(cfg) -> Sequence[str]:

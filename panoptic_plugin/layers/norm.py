@@ -42,7 +42,7 @@ def make_norm(name: str, channels: int, *, eps: float = 1e-5) -> nn.Module:
 def replace_sync_batch_norm(module: nn.Module, *, distributed: bool) -> nn.Module:
     """Exchange each ``nn.SyncBatchNorm`` for what computes the same where it does not work or is of no use.
 
-    Keys, parameters and buffers stay the same tensors.
+    Keys, parameters and buffers stay the same tensors. An activation that the layer holds, as timm's do, stays in it.
 
     Args:
         module: the network.
@@ -61,10 +61,31 @@ def replace_sync_batch_norm(module: nn.Module, *, distributed: bool) -> nn.Modul
     return module
 
 
+class BatchNormAct(nn.BatchNorm2d):
+    """Batch normalisation with ``drop`` and ``act`` after it, which whoever makes it sets."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.act(self.drop(super().forward(x)))
+
+
+class NaiveSyncBatchNormAct(NaiveSyncBatchNorm):
+    """As :class:`BatchNormAct`, over all processes."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.act(self.drop(super().forward(x)))
+
+
 def _without_sync(norm: nn.SyncBatchNorm, distributed: bool) -> nn.Module:
     # stats_mode "N" weighs the processes by their number of images, as nn.SyncBatchNorm does for equal sizes.
     arguments = (norm.num_features, norm.eps, norm.momentum)
-    replacement = NaiveSyncBatchNorm(*arguments, stats_mode="N") if distributed else nn.BatchNorm2d(*arguments)
+    has_activation = hasattr(norm, "act")
+    if distributed:
+        kind = NaiveSyncBatchNormAct if has_activation else NaiveSyncBatchNorm
+        replacement: nn.Module = kind(*arguments, stats_mode="N")
+    else:
+        replacement = (BatchNormAct if has_activation else nn.BatchNorm2d)(*arguments)
+    if has_activation:
+        replacement.act, replacement.drop = norm.act, norm.drop
     replacement.weight, replacement.bias = norm.weight, norm.bias
     for buffer in ("running_mean", "running_var", "num_batches_tracked"):
         setattr(replacement, buffer, getattr(norm, buffer))
