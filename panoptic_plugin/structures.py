@@ -7,7 +7,7 @@ colour, ``R + 256 G + 65536 B``, and 0 is void.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from os import PathLike
 from pathlib import Path
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from detectron2.structures import Instances
 
 VOID = -1
+# Where equal ids stand side by side, one search a run beats one look into a table a pixel.
+PIXELS_OF_A_RUN = 16
+LARGEST_TABLE = 1 << 24
 
 
 def encode_ids(category_ids: np.ndarray, instance_ids: np.ndarray, label_divisor: int) -> np.ndarray:
@@ -84,26 +87,41 @@ def number_pixels(
     """Each pixel's position in ``segment_ids``, from 1; 0 for other ids.
 
     Args:
-        ids: int (H, W), any values below 2**24 or so: a table of their range is looked up.
+        ids: int, of any shape and any values.
         segment_ids: N ids.
         last: an id that gets the number N + 1 unless it is one of ``segment_ids``.
         dtype: of the result; it must hold N + 1.
 
     Returns:
-        (H, W) of ``dtype``.
+        An array of ``dtype`` in the shape of ``ids``.
     """
     if not ids.size:
         return np.zeros(ids.shape, dtype=dtype)
+    flat = ids.ravel()
+    starts = np.flatnonzero(np.concatenate(([True], flat[1:] != flat[:-1])))
+    numbers = dict.fromkeys(() if last is None else (last,), len(segment_ids) + 1)
+    numbers |= {int(one): number for number, one in enumerate(segment_ids, start=1)}
     lowest, highest = min(int(ids.min()), 0), int(ids.max())
+    if len(starts) * PIXELS_OF_A_RUN <= ids.size or highest - lowest >= LARGEST_TABLE:
+        lengths = np.diff(starts, append=flat.size)
+        return np.repeat(_searched(flat[starts], numbers, dtype), lengths).reshape(ids.shape)
     # np.zeros hands out untouched pages, so a range of 16 million ids costs only the few that are looked up.
     # A negative id counts from the end of the table, as an index does.
     table = np.zeros(max(highest, -1) + 1 - lowest, dtype=dtype)
-    if last is not None and lowest <= last <= highest:
-        table[last] = len(segment_ids) + 1
-    for number, segment_id in enumerate(segment_ids, start=1):
-        if lowest <= segment_id <= highest:
-            table[segment_id] = number
+    for one, number in numbers.items():
+        if lowest <= one <= highest:
+            table[one] = number
     return np.take(table, ids)
+
+
+def _searched(values: np.ndarray, numbers: Mapping[int, int], dtype: DTypeLike) -> np.ndarray:
+    """``numbers`` of the values, (R,) of ``dtype``; 0 where there is none."""
+    known = np.array(sorted(numbers), dtype=np.int64)
+    if not len(known):
+        return np.zeros(len(values), dtype=dtype)
+    places = np.array([numbers[one] for one in known.tolist()], dtype=dtype)
+    found = np.searchsorted(known, values).clip(max=len(known) - 1)
+    return np.where(known[found] == values, places[found], places.dtype.type(0))
 
 
 @dataclass

@@ -98,3 +98,20 @@ def test_number_pixels():
     assert number_pixels(ids, [12_000_000, 7], dtype=np.uint8).tolist() == [[0, 2], [2, 1]]
     assert number_pixels(ids, [7], last=-1).tolist() == [[2, 1], [1, 0]]
     assert number_pixels(np.zeros((0, 3), int), [1]).shape == (0, 3)
+
+
+@pytest.mark.parametrize("repeats", [1, 40])  # short runs are looked up in a table, long ones are searched
+@pytest.mark.parametrize("highest", [40, 1 << 24, 1 << 40])
+def test_number_pixels_as_written_by_hand(repeats, highest):
+    rng = np.random.default_rng(repeats)
+    pool = [-1, 0, *rng.integers(1, highest, 12).tolist(), highest]
+    ids = np.repeat(rng.choice(pool, (6, 50)), repeats, axis=1)
+    for listed, last in ((pool[3:9], None), (pool[3:9], pool[5]), (pool[3:9], -1), ([], 0), ([], None), ([-1, 7], 3)):
+        wanted = {
+            **({last: len(listed) + 1} if last is not None else {}),
+            **{one: n for n, one in enumerate(listed, 1)},
+        }
+        found = number_pixels(ids, listed, last, dtype=np.uint8)
+        assert found.dtype == np.uint8 and found.tolist() == [
+            [wanted.get(one, 0) for one in row] for row in ids.tolist()
+        ]
