@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -93,6 +94,11 @@ class PanopticSystem(nn.Module):
 def output_size(sample: Mapping[str, Any], image_size: tuple[int, int]) -> tuple[int, int]:
     """(height, width) that a result is wanted in: the sample's ``height`` and ``width``, else the image's own."""
     return int(sample.get("height", image_size[0])), int(sample.get("width", image_size[1]))
+
+
+def size_ratio(size: tuple[int, int], image_size: tuple[int, int]) -> float:
+    """How many times as wide and high a result is as the network input, by the square root of their areas."""
+    return math.sqrt(math.prod(size) / math.prod(image_size))
 
 
 def panoptic_output(

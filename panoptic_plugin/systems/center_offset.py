@@ -6,7 +6,6 @@ results, the keys of that way and its test-time augmentation (``center_offset_tt
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,7 +19,7 @@ from panoptic_plugin.postprocessing.panoptic_deeplab import panoptic_from_semant
 from panoptic_plugin.postprocessing.resize import offsets_to_output_size, to_output_size
 from panoptic_plugin.postprocessing.semantic import SemanticLogits, classify, logits_of_result
 from panoptic_plugin.postprocessing.semantic_grouping import GroupingOptions
-from panoptic_plugin.systems.base import Batch, PanopticSystem, output_size, panoptic_output
+from panoptic_plugin.systems.base import Batch, PanopticSystem, output_size, panoptic_output, size_ratio
 from panoptic_plugin.systems.grouping import grouping_arguments
 from panoptic_plugin.systems.instance_weights import instance_weight_options, predicted_groups
 from panoptic_plugin.systems.metadata import panoptic_classes
@@ -188,7 +187,7 @@ class CenterOffsetSystem(PanopticSystem):
             logits_of_result(logits.float(), stride, image_size, size),
             to_output_size(heatmap.float(), image_size, size),
             offsets_to_output_size(offsets.float(), image_size, size),
-            scale=math.sqrt(math.prod(size) / math.prod(image_size)),
+            scale=size_ratio(size, image_size),
         )
 
     def result_of_maps(

@@ -9,7 +9,7 @@ import torch
 
 from panoptic_plugin.postprocessing.resize import offsets_to_output_size, to_output_size
 from panoptic_plugin.postprocessing.semantic import SemanticLogits
-from panoptic_plugin.systems.base import Batch, output_size
+from panoptic_plugin.systems.base import Batch, output_size, size_ratio
 from panoptic_plugin.systems.tta import Maps, TestTimeAugmentation, logits_of_probabilities
 
 
@@ -59,7 +59,9 @@ class CenterOffsetTTA(TestTimeAugmentation):
 
     def result(self, maps: Maps, sample: Mapping[str, Any]) -> dict[str, Any]:
         source = SemanticLogits(logits_of_probabilities(maps["semantic"]))
-        return self.model.result_of_maps(source, maps["center"], maps["offset"])
+        # As many pixels as the network input of the image as it came: the averages are of views of several sizes.
+        scale = size_ratio(tuple(maps["center"].shape[-2:]), tuple(sample["image"].shape[-2:]))
+        return self.model.result_of_maps(source, maps["center"], maps["offset"], scale=scale)
 
 
 def _copied(values: torch.Tensor) -> torch.Tensor:

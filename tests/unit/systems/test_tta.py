@@ -235,3 +235,20 @@ def test_the_config_chooses_the_wrapper():
     cfg.MODEL.META_ARCHITECTURE = "GeneralizedRCNN"
     with pytest.raises(ConfigError, match="TEST.AUG.ENABLED"):
         with_test_time_augmentation(cfg, Segmentor())
+
+
+def test_the_reach_of_the_grouping_is_scaled_to_the_result_as_without_augmentation(seeing, monkeypatch):
+    model, image = seeing
+    scales = []
+    plain = model.result_of_maps
+
+    def note(source, heatmap, offsets, scale=1.0):
+        scales.append(scale)
+        return plain(source, heatmap, offsets, scale)
+
+    monkeypatch.setattr(model, "result_of_maps", note)
+    sample = {"image": image, "height": 128, "width": 256}
+    with torch.no_grad():
+        model([sample])
+    PluginPanopticDeepLabWithTTA(model, options((0.5, 1.0, 2.0), flip=True))([sample])
+    assert scales == [2.0, 2.0]
