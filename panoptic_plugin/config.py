@@ -83,6 +83,20 @@ def _add_common_keys(cfg: CfgNode) -> None:
     # comes after MAX_SKIPPED_STEPS skipped ones in a row. Skipping reads the losses in every iteration.
     cfg.SOLVER.ON_NON_FINITE = "raise"
     cfg.SOLVER.MAX_SKIPPED_STEPS = 10
+    # LR_SCHEDULER_NAME "WarmupPlateau": after the warm-up the rate stays, and is multiplied by FACTOR, down to MIN_LR
+    # (of BASE_LR; a parameter with a rate of its own has its share), where METRIC has not become better in more than
+    # PATIENCE evaluations in a row. After EARLY_STOP such evaluations the training ends, with 0 never. MODE says which
+    # figures are better, "max" or "min". Needs TEST.EVAL_PERIOD; an evaluation without the figure does not count.
+    cfg.SOLVER.PLATEAU = CfgNode(
+        {
+            "METRIC": "panoptic_seg/PQ",
+            "MODE": "max",
+            "FACTOR": 0.1,
+            "PATIENCE": 3,
+            "MIN_LR": 1e-4,
+            "EARLY_STOP": 5,
+        }
+    )
     # Seconds that one process waits for another before the job ends with an error. Only the main process scores an
     # evaluation, which counts.
     cfg.DISTRIBUTED = CfgNode({"TIMEOUT": 600})
@@ -112,6 +126,9 @@ def _add_common_keys(cfg: CfgNode) -> None:
     # AP of instances: "dataset" is Cityscapes' AP for Cityscapes, and COCO's AP and AR for all others; "coco" is
     # COCO's for all.
     cfg.TEST.INSTANCE_METRIC = "dataset"
+    # After each evaluation of a training draw PQ, SQ and RQ of each class, or else its IoU, for TensorBoard and Weights
+    # & Biases.
+    cfg.TEST.CLASS_CHARTS = True
     # Also Boundary PQ and Boundary IoU, of the pixels within this share of the image's diagonal of an edge.
     cfg.TEST.BOUNDARY = False
     cfg.TEST.BOUNDARY_DILATION = 0.02

@@ -11,6 +11,7 @@ from typing import Any
 from detectron2.engine import HookBase
 from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.utils import comm
+from detectron2.utils.events import EventStorage
 
 logger = logging.getLogger(__name__)
 
@@ -22,14 +23,21 @@ class EvaluationHook(HookBase):
     undefined (NaN) figures stay out of the logs, whose JSON they would break.
     """
 
-    def __init__(self, period: int, evaluate: Callable[[], Mapping[str, Any] | None]) -> None:
+    def __init__(
+        self,
+        period: int,
+        evaluate: Callable[[], Mapping[str, Any] | None],
+        draw: Callable[[EventStorage], None] | None = None,
+    ) -> None:
         """
         Args:
             period: iterations; 0 evaluates only at the end.
             evaluate: returns results on the main process; task to metric to number.
+            draw: makes pictures of what was evaluated, on the main process.
         """
         self._period = period
         self._evaluate = evaluate
+        self._draw = draw
 
     def after_step(self) -> None:
         done = self.trainer.iter + 1
@@ -46,6 +54,8 @@ class EvaluationHook(HookBase):
             figures = {name: float(value) for name, value in flatten_results_dict(results).items() if value is not None}
             finite = {name: value for name, value in figures.items() if math.isfinite(value)}
             self.trainer.storage.put_scalars(**finite, smoothing_hint=False)
+            if self._draw is not None:
+                self._draw(self.trainer.storage)
         comm.synchronize()  # evaluation may take unequal time
 
 

@@ -22,6 +22,7 @@ from panoptic_plugin.engine.averaging import CHECKPOINT_KEY, build_averaged_weig
 from panoptic_plugin.engine.best_checkpoint import BestCheckpointHook
 from panoptic_plugin.engine.checkpoint import PluginCheckpointer
 from panoptic_plugin.engine.checkpoint_file import load_checkpoint_file
+from panoptic_plugin.engine.class_charts import build_class_charts
 from panoptic_plugin.engine.exact_resume import data_state, restore_data, seed_iteration
 from panoptic_plugin.engine.hooks import EvaluationHook, SummaryHook
 from panoptic_plugin.engine.inference import for_inference
@@ -56,6 +57,7 @@ class PanopticTrainer(DefaultTrainer):
     Attributes:
         scheduler: the learning-rate schedule.
         averaged: moving averages of the weights, None without ``MODEL.EMA``.
+        class_charts: pictures of the classes' scores after each evaluation.
         checkpointer: saves and loads model and trainer state in ``cfg.OUTPUT_DIR``.
         cfg: the config, scaled to the number of processes where ``SOLVER.REFERENCE_WORLD_SIZE`` asks for it.
     """
@@ -79,6 +81,7 @@ class PanopticTrainer(DefaultTrainer):
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg
         self._last_eval_results: dict[str, Any] | None = None
+        self.class_charts = build_class_charts(cfg, is_main=comm.is_main_process())
         self.register_hooks(self.build_hooks())
 
     @classmethod
@@ -114,7 +117,7 @@ class PanopticTrainer(DefaultTrainer):
         check_wandb(self.cfg)
         period = self.cfg.TEST.EVAL_PERIOD
         stop = StopOnSignalHook(self.checkpointer, self.cfg.SOLVER.CHECKPOINT_PERIOD)
-        evaluation = [stop, EvaluationHook(period, self._evaluate)]
+        evaluation = [stop, EvaluationHook(period, self._evaluate, self.class_charts.draw)]
         if self.cfg.TEST.BEST_METRICS:
             evaluation.append(BestCheckpointHook(self.checkpointer, self.cfg.TEST.BEST_METRICS, period))
         evaluation += build_preview_hooks(self.cfg, self._inference_model)
@@ -127,7 +130,7 @@ class PanopticTrainer(DefaultTrainer):
         return [hook for group in groups for hook in group] + summary
 
     def build_writers(self):
-        return make_writers(self.cfg, lambda: self.start_iter)
+        return make_writers(self.cfg, lambda: self.start_iter, self.class_charts.tables)
 
     def _inference_model(self) -> nn.Module:
         averages = None if self.averaged is None else self.averaged.state_dict()

@@ -14,6 +14,7 @@ import numpy as np
 import yaml
 from detectron2.utils.events import EventWriter, get_event_storage
 
+from panoptic_plugin.engine.class_charts import ClassTable
 from panoptic_plugin.errors import ConfigError
 from panoptic_plugin.registry import suggestion
 
@@ -51,6 +52,7 @@ class WandbWriter(EventWriter):
         config: of the training, shown with the run.
         start_iter: the first iteration of this process; above 0 the run of ``wandb_run_id`` goes on.
         window_size: scalars that are to be smoothed are medians of so many iterations.
+        tables: scores of classes, which are taken out of this list and shown as a table and as bars.
     """
 
     def __init__(
@@ -61,12 +63,14 @@ class WandbWriter(EventWriter):
         config: Mapping[str, Any],
         start_iter: Callable[[], int] = lambda: 0,
         window_size: int = 20,
+        tables: list[ClassTable] | None = None,
     ) -> None:
         self._folder = Path(output_dir)
         self._options = dict(options)
         self._config = dict(config)
         self._start_iter = start_iter
         self._window_size = window_size
+        self._tables = tables if tables is not None else []
         self._last_write = -1
         self._run: Any = None
         self._failed = False
@@ -100,6 +104,9 @@ class WandbWriter(EventWriter):
         self._last_write = max([self._last_write, *by_iteration])
         for name, picture, iteration in storage._vis_data:
             by_iteration[iteration][name] = _image(picture)
+        while self._tables:
+            table = self._tables.pop(0)
+            by_iteration[table.iteration].update(_charts(table))
         for iteration in sorted(by_iteration):
             self._run.log({"iteration": iteration, **by_iteration[iteration]})
 
@@ -133,10 +140,10 @@ class WandbWriter(EventWriter):
         return run_id
 
 
-def make_wandb_writer(cfg, start_iter: Callable[[], int]) -> WandbWriter:
+def make_wandb_writer(cfg, start_iter: Callable[[], int], tables: list[ClassTable] | None = None) -> WandbWriter:
     """The writer of ``cfg.WANDB``, in ``cfg.OUTPUT_DIR``."""
     config = yaml.safe_load(cfg.dump())
-    return WandbWriter(cfg.OUTPUT_DIR, options=cfg.WANDB, config=config, start_iter=start_iter)
+    return WandbWriter(cfg.OUTPUT_DIR, options=cfg.WANDB, config=config, start_iter=start_iter, tables=tables)
 
 
 def _image(picture: Any) -> Any:
@@ -147,3 +154,15 @@ def _image(picture: Any) -> Any:
     if pixels.dtype != np.uint8:
         pixels = (pixels * 255).round().astype(np.uint8)
     return wandb.Image(pixels, file_type="jpg")
+
+
+def _charts(scores: ClassTable) -> dict[str, Any]:
+    """wandb's table of the classes, and bars of each of its main scores."""
+    import wandb
+
+    table = wandb.Table(columns=scores.columns, data=scores.rows)
+    bars = {
+        f"{scores.name}/{score}": wandb.plot.bar(table, "class", score, title=f"{score} by class")
+        for score in scores.scores
+    }
+    return {f"{scores.name}/table": table, **bars}

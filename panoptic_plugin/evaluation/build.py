@@ -57,7 +57,7 @@ def build_evaluator(
     """
     metadata = MetadataCatalog.get(dataset_name)
     kind = metadata.get("evaluator_type", None)
-    folder = Path(output_dir) if output_dir else _default_folder(cfg, dataset_name)
+    folder = Path(output_dir) if output_dir else results_folder(cfg, dataset_name)
     about = partial(fingerprint.run_entries, cfg, checkpoint or cfg.MODEL.WEIGHTS)
     if kind in PANOPTIC_TYPES:
         labels = PanopticLabels.of(metadata)
@@ -122,7 +122,8 @@ def use_cache(cfg: CfgNode, labels: PanopticLabels, dataset_name: str) -> None:
         cache.open()  # what is wrong with it is said before anything is predicted
 
 
-def _default_folder(cfg: CfgNode, dataset_name: str) -> Path:
+def results_folder(cfg: CfgNode, dataset_name: str) -> Path:
+    """Where an evaluation writes by default; reads OUTPUT_DIR and DATASETS.TEST."""
     folder = Path(cfg.OUTPUT_DIR) / "inference"
     return folder / dataset_name if len(cfg.DATASETS.TEST) > 1 else folder
 

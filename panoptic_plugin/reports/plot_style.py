@@ -18,9 +18,9 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
-# After Okabe and Ito (https://jfly.uni-koeln.de/color/), darkened until each has a contrast of 3 to white. The page
-# holds a lighter twin of each for dark backgrounds.
-SERIES = ("#0072b2", "#d55e00", "#007d5b", "#a8488b", "#8a6d00", "#5b5b66")
+# The page holds a lighter twin of each for dark backgrounds.
+from panoptic_plugin.visualization.colors import SERIES
+
 DASHES = ("-", (0, (6, 2)), (0, (2, 1.5)), (0, (8, 2, 2, 2)), (0, (4, 1, 1, 1, 1, 1)), (0, (1, 2)))
 HATCHES = ("", "///", "...", "xxx", "\\\\\\", "|||")
 TEXT, LINE = "#1c1c21", "#c9c9d1"

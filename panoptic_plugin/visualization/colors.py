@@ -9,6 +9,9 @@ from typing import Any
 import numpy as np
 
 Color = tuple[int, int, int]
+# Of curves and bars, after Okabe and Ito (https://jfly.uni-koeln.de/color/), darkened until each has a contrast of 3 to
+# white.
+SERIES = ("#0072b2", "#d55e00", "#007d5b", "#a8488b", "#8a6d00", "#5b5b66")
 GOLDEN = 0.6180339887498949  # fraction of a turn that spreads any number of hues evenly
 
 
