@@ -21,9 +21,10 @@ from panoptic_plugin.data.validate.training import check_before_training
 from panoptic_plugin.engine.benchmark import benchmark
 from panoptic_plugin.engine.epochs import resolve_epochs
 from panoptic_plugin.engine.inference import load_for_inference
+from panoptic_plugin.engine.job_lock import only_training_in
 from panoptic_plugin.engine.launch import choose_num_gpus, launch
 from panoptic_plugin.engine.model import check_device, check_device_name
-from panoptic_plugin.engine.setup import set_up_job
+from panoptic_plugin.engine.setup import make_output_folder, set_up_job
 from panoptic_plugin.engine.trainer import PanopticTrainer
 from panoptic_plugin.errors import CheckpointError, ConfigError, DatasetError, UserError
 from panoptic_plugin.evaluation.build import build_evaluator
@@ -126,16 +127,18 @@ def check_inputs(cfg, args: argparse.Namespace) -> None:
 def work(cfg, args: argparse.Namespace) -> None:
     """The job of one process."""
     register_custom_datasets(cfg)  # again where the process is a new one
-    if not args.eval_only:
-        cfg = resolve_epochs(cfg)
-    set_up_job(cfg, command=sys.argv, keep_config=args.eval_only)
     if args.eval_only:
+        set_up_job(cfg, command=sys.argv, keep_config=True)
         evaluate(cfg, resume=args.resume)
         return
-    check_datasets(cfg)
-    trainer = PanopticTrainer(cfg)
-    trainer.resume_or_load(resume=args.resume)
-    trainer.train()
+    cfg = resolve_epochs(cfg)
+    make_output_folder(cfg.OUTPUT_DIR)
+    with only_training_in(cfg.OUTPUT_DIR):
+        set_up_job(cfg, command=sys.argv)
+        check_datasets(cfg)
+        trainer = PanopticTrainer(cfg)
+        trainer.resume_or_load(resume=args.resume)
+        trainer.train()
 
 
 def check_datasets(cfg) -> None:

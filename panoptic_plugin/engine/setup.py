@@ -36,7 +36,7 @@ def set_up_job(cfg, *, command: Sequence[str] = (), keep_config: bool = False) -
         ConfigError: the folder cannot be made or written.
     """
     folder, rank = cfg.OUTPUT_DIR, comm.get_rank()
-    _make_folder(folder)
+    make_output_folder(folder)
     set_up_logs(folder, rank)
     logger.info("Process %d of %d on %s", rank, comm.get_world_size(), cfg.MODEL.DEVICE)
     logger.info("Environment:\n%s", describe_environment())
@@ -80,8 +80,12 @@ def set_up_logs(folder: str | None, rank: int = 0) -> None:
                 handler.setLevel(logging.INFO)
 
 
-def _make_folder(folder: str) -> None:
-    """Make it and write there: a file system may be read-only, or full, whatever its permissions say."""
+def make_output_folder(folder: str) -> None:
+    """Make ``OUTPUT_DIR`` and write there: a file system may be read-only, or full, whatever its permissions say.
+
+    Raises:
+        ConfigError: the folder cannot be made or written.
+    """
     if "://" in folder or "\0" in folder:
         raise ConfigError(f"OUTPUT_DIR {folder!r} is no local folder; name one, and copy what is in it afterwards")
     try:
