@@ -69,9 +69,8 @@ class TimmBackbone(Backbone):
         super().__init__()
         _check_values(activation, norm, last_stage)
         self.name, self.weights, self.pretrained = name, weights, pretrained
-        is_efficientnet = _is_efficientnet(_make(name, on_meta=True))
+        is_efficientnet, levels = _look_at(name)
         self._with_head = is_efficientnet and last_stage == "head"
-        levels = _levels(name)
         self._indices = [level["index"] for level in levels]
         self._arguments = _efficientnet_arguments(remove_se, activation, slope) if is_efficientnet else {}
         if self._with_head:
@@ -182,13 +181,8 @@ def _make(name: str, *, on_meta: bool = False, **arguments: Any) -> Any:
                 return timm.create_model(name, **arguments)
         return timm.create_model(name, **arguments)
     except RuntimeError as error:
-        raise ConfigError(f"MODEL.TIMM.NAME is {name!r}: {error}") from None
-
-
-def _is_efficientnet(model: nn.Module) -> bool:
-    from timm.models.efficientnet import EfficientNet
-
-    return isinstance(model, EfficientNet)
+        known = ", ".join(timm.list_pretrained(f"{name.split('.')[0]}.*")) or "none"
+        raise ConfigError(f"MODEL.TIMM.NAME is {name!r}: {error} Names with weights: {known}") from None
 
 
 def _efficientnet_arguments(remove_se: bool, activation: str, slope: float) -> dict[str, Any]:
@@ -198,21 +192,23 @@ def _efficientnet_arguments(remove_se: bool, activation: str, slope: float) -> d
     return arguments
 
 
-def _levels(name: str) -> list[dict[str, Any]]:
-    """What timm says of an encoder's features at the strides 4, 8, 16, 32: index, num_chs, module."""
+def _look_at(name: str) -> tuple[bool, list[dict[str, Any]]]:
+    """Whether an encoder is an EfficientNet; and what timm says of its features at the strides 4, 8, 16, 32: index,
+    num_chs, module."""
+    from timm.models.efficientnet import EfficientNetFeatures
+
     try:
-        found = _make(name, on_meta=True, features_only=True).feature_info.get_dicts(
-            keys=["index", "num_chs", "module", "reduction"]
-        )
-    except (AttributeError, NotImplementedError, TypeError, ConfigError):
-        found = []
+        probe = _make(name, on_meta=True, features_only=True)
+        found = probe.feature_info.get_dicts(keys=["index", "num_chs", "module", "reduction"])
+    except (AttributeError, NotImplementedError, TypeError):
+        probe, found = None, []
     last = {level["reduction"]: level for level in found}
     if not set(STRIDES) <= last.keys():
         raise ConfigError(
             f"MODEL.TIMM.NAME is {name!r}, whose features have the strides {list(last) or 'of no pyramid'}; expected "
             f"an encoder with {list(STRIDES)}, for example tf_efficientnet_b5, resnet50 or convnext_tiny"
         )
-    return [last[stride] for stride in STRIDES]
+    return isinstance(probe, EfficientNetFeatures), [last[stride] for stride in STRIDES]
 
 
 def _with_norm(body: nn.Module, norm: str) -> nn.Module:

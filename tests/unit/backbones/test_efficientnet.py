@@ -1,0 +1,239 @@
+"""Encoders of timm as backbones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from detectron2.layers import FrozenBatchNorm2d, NaiveSyncBatchNorm, ShapeSpec
+from detectron2.modeling import build_model
+from torch import nn
+
+from panoptic_plugin.backbones.efficientnet import TimmBackbone, build_timm_backbone
+from panoptic_plugin.config import get_cfg
+from panoptic_plugin.engine.pretrained import load_pretrained_parts
+from panoptic_plugin.errors import CheckpointError, ConfigError
+from panoptic_plugin.layers.folding import fold_batch_norm
+from panoptic_plugin.layers.norm import replace_sync_batch_norm
+
+B0 = "tf_efficientnet_b0"
+
+
+def _on_meta(*arguments, **keywords) -> TimmBackbone:
+    with torch.device("meta"):
+        return TimmBackbone(*arguments, **keywords)
+
+
+def _trained(**arguments) -> TimmBackbone:
+    """A small encoder whose batch norms do something."""
+    torch.manual_seed(0)
+    backbone = TimmBackbone("efficientnet_lite0", **arguments)
+    for module in backbone.modules():
+        if isinstance(getattr(module, "running_mean", None), torch.Tensor):
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 1.5)
+    return backbone.eval()
+
+
+@pytest.mark.parametrize(
+    ("last_stage", "channels", "parameters"),
+    [("blocks", [40, 64, 176, 512], 22_096_240), ("head", [40, 64, 176, 2048], 23_148_912)],
+)
+def test_b5_without_squeeze_and_excitation(last_stage, channels, parameters):
+    backbone = _on_meta("tf_efficientnet_b5.ra_in1k", last_stage=last_stage)
+    assert sum(parameter.numel() for parameter in backbone.parameters()) == parameters
+    assert [shape.channels for shape in backbone.output_shape().values()] == channels
+    assert [shape.stride for shape in backbone.output_shape().values()] == [4, 8, 16, 32]
+    assert list(backbone.output_shape()) == ["res2", "res3", "res4", "res5"]
+    assert not [name for name in backbone.state_dict() if ".se." in name]
+    activations = [module for module in backbone.modules() if isinstance(module, nn.LeakyReLU)]
+    assert activations
+    assert all(module.negative_slope == 0.01 for module in activations)
+    assert not [module for module in backbone.modules() if isinstance(module, nn.SiLU)]
+
+
+def test_other_efficientnets():
+    channels = [shape.channels for shape in _on_meta("tf_efficientnet_b4").output_shape().values()]
+    assert channels == [32, 56, 160, 1792]
+    channels = [shape.channels for shape in _on_meta(B0).output_shape().values()]
+    assert channels == [24, 40, 112, 1280]
+
+
+def test_squeeze_and_excitation_and_activation_by_argument():
+    backbone = _on_meta(B0, remove_se=False, activation="default")
+    assert [name for name in backbone.state_dict() if ".se." in name]
+    assert [module for module in backbone.modules() if isinstance(module, nn.SiLU)]
+
+
+@pytest.mark.parametrize("size", [(96, 160), (100, 170)])
+@pytest.mark.parametrize("last_stage", ["head", "blocks"])
+def test_sizes_are_those_of_the_strides_rounded_up(size, last_stage):
+    features = TimmBackbone(B0, last_stage=last_stage).eval()(torch.zeros(1, 3, *size))
+    for stride, feature in zip((4, 8, 16, 32), features.values(), strict=True):
+        assert feature.shape[-2:] == (-(-size[0] // stride), -(-size[1] // stride))
+
+
+@pytest.mark.parametrize("name", ["resnet18", "convnext_atto", "mobilenetv3_small_050", "swin_tiny_patch4_window7_224"])
+def test_encoders_of_other_families(name):
+    backbone = _on_meta(name)
+    features = backbone(torch.zeros(1, 3, 224, 224, device="meta"))
+    for key, shape in backbone.output_shape().items():
+        assert features[key].shape == (1, shape.channels, 224 // shape.stride, 224 // shape.stride)
+
+
+def test_all_parameters_get_a_gradient():
+    for last_stage in ("head", "blocks"):
+        backbone = TimmBackbone("efficientnet_lite0", last_stage=last_stage)
+        sum(feature.sum() for feature in backbone(torch.randn(2, 3, 64, 64)).values()).backward()
+        assert all(parameter.grad is not None for parameter in backbone.parameters())
+
+
+def _differs(backbone: nn.Module, other: nn.Module) -> float:
+    """The largest difference of a feature, as a share of its largest value."""
+    images = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        before, after = backbone(images), other(images)
+    return max(float((after[name] - before[name]).abs().max() / before[name].abs().max()) for name in before)
+
+
+@pytest.mark.parametrize("norm", ["SyncBN", "FrozenBN"])
+def test_norms_keep_their_activations(norm):
+    plain = _trained()
+    other = _trained(norm=norm)
+    other.load_state_dict(plain.state_dict(), strict=False)
+    assert _differs(plain, other.eval()) < 1e-4
+
+
+def test_converters_of_pytorch_and_detectron2_lose_activations():
+    """Why timm's own are used."""
+    assert _differs(_trained(), nn.SyncBatchNorm.convert_sync_batchnorm(_trained()).eval()) > 0.1
+    assert _differs(_trained(), FrozenBatchNorm2d.convert_frozen_batchnorm(_trained())) > 0.1
+
+
+@pytest.mark.parametrize("distributed", [False, True])
+def test_synchronised_norms_are_exchanged_with_their_activations(distributed):
+    plain = _trained()
+    other = _trained(norm="SyncBN")
+    other.load_state_dict(plain.state_dict())
+    other = replace_sync_batch_norm(other, distributed=distributed)
+    assert not [module for module in other.modules() if isinstance(module, nn.SyncBatchNorm)]
+    naive = [module for module in other.modules() if isinstance(module, NaiveSyncBatchNorm)]
+    assert bool(naive) == distributed
+    assert list(other.state_dict()) == list(plain.state_dict())
+    assert _differs(plain, other) < 1e-4
+    images = torch.randn(2, 3, 64, 64)
+    for module in (plain, other):
+        torch.manual_seed(0)
+        sum(feature.sum() for feature in module.train()(images).values()).backward()
+    for one, another in zip(plain.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, another.grad, rtol=1e-3, atol=1e-2)
+
+
+def test_folding_changes_nothing():
+    plain = _trained()
+    assert _differs(plain, fold_batch_norm(plain)) < 1e-4
+
+
+@pytest.mark.parametrize(("freeze_at", "first_trained"), [(1, "blocks.0"), (2, "blocks.2"), (3, "blocks.3")])
+@pytest.mark.parametrize("last_stage", ["head", "blocks"])
+def test_freezing_from_the_stem_on(freeze_at, first_trained, last_stage):
+    backbone = TimmBackbone("efficientnet_lite0", freeze_at=freeze_at, last_stage=last_stage).train()
+    trained = [name for name, parameter in backbone.named_parameters() if parameter.requires_grad]
+    assert trained[0].startswith(f"body.{first_trained}.")
+    frozen = backbone.body.bn1.running_mean.clone()
+    backbone(torch.randn(2, 3, 64, 64))
+    assert torch.equal(backbone.body.bn1.running_mean, frozen)
+
+
+def test_weights_from_a_file_as_timm_reads_it(tmp_path: Path):
+    torch.manual_seed(1)
+    source = timm.create_model("efficientnet_lite0")
+    file = tmp_path / "lite0.pth"
+    torch.save(source.state_dict(), file)
+    backbone = TimmBackbone("efficientnet_lite0", weights=str(file))
+    backbone.load_pretrained()
+    own = backbone.body.state_dict()
+    assert own.keys() <= source.state_dict().keys()
+    assert all(torch.equal(value, source.state_dict()[key]) for key, value in own.items())
+
+
+def test_weights_of_a_network_with_squeeze_and_excitation_fill_one_without(tmp_path: Path):
+    source = timm.create_model("mnasnet_small")
+    file = tmp_path / "weights.pth"
+    torch.save(source.state_dict(), file)
+    backbone = TimmBackbone("mnasnet_small", weights=str(file), norm="FrozenBN")
+    backbone.load_pretrained()
+    assert torch.equal(backbone.body.conv_stem.weight, source.conv_stem.weight)
+    assert len([name for name in source.state_dict() if ".se." in name]) > 0
+
+
+def test_damaged_weights_name_the_key_and_the_file(tmp_path: Path):
+    file = tmp_path / "weights.pth"
+    file.write_bytes(b"no weights")
+    with pytest.raises(CheckpointError, match=r"MODEL.TIMM.WEIGHTS .*weights.pth does not fill efficientnet_lite0: .+"):
+        TimmBackbone("efficientnet_lite0", weights=str(file)).load_pretrained()
+
+
+def test_weights_are_loaded_where_a_training_starts_without_others(monkeypatch):
+    loaded = []
+    monkeypatch.setattr(TimmBackbone, "load_pretrained", lambda self: loaded.append(self.name))
+    cfg = get_cfg()
+    model = nn.Sequential(TimmBackbone("efficientnet_lite0"))
+    cfg.MODEL.WEIGHTS = "model.pth"
+    load_pretrained_parts(cfg, model)
+    assert loaded == []
+    cfg.MODEL.WEIGHTS = ""
+    load_pretrained_parts(cfg, model)
+    assert loaded == ["efficientnet_lite0"]
+
+
+def test_nothing_is_loaded_where_it_is_not_wanted():
+    backbone = TimmBackbone("efficientnet_lite0", pretrained=False, weights="missing.pth")
+    before = backbone.body.conv_stem.weight.clone()
+    backbone.load_pretrained()
+    assert torch.equal(before, backbone.body.conv_stem.weight)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "words"),
+    [
+        ("tf_efficientnet_b55", {}, "does not have; the closest are tf_efficientnet_b5, "),
+        ("tf_efficientnet_b0.ra_in1k", {}, "Names with weights: tf_efficientnet_b0.aa_in1k"),
+        ("vit_tiny_patch16_224", {}, "whose features have the strides [16]; expected an encoder with [4, 8, 16, 32]"),
+        ("resnet18", {"freeze_at": 2}, "MODEL.BACKBONE.FREEZE_AT is 2, which resnet18 cannot do; set it to 0"),
+        (B0, {"activation": "swish"}, "MODEL.TIMM.ACT is 'swish', expected one of leaky_relu, default"),
+        (B0, {"norm": "GN"}, "MODEL.TIMM.NORM is 'GN', expected one of BN, SyncBN, FrozenBN"),
+        (B0, {"last_stage": "neck"}, "MODEL.TIMM.LAST_STAGE is 'neck', expected one of head, blocks"),
+    ],
+)
+def test_what_cannot_be_built_explains_itself(name, arguments, words):
+    with pytest.raises(ConfigError) as caught:
+        _on_meta(name, **arguments)
+    assert words in str(caught.value)
+
+
+def test_images_of_another_number_of_channels():
+    with pytest.raises(ConfigError, match="take 3 channels, but MODEL.PIXEL_MEAN has 1"):
+        build_timm_backbone(get_cfg(), ShapeSpec(channels=1))
+
+
+def test_panoptic_deeplab_runs_on_it():
+    cfg = get_cfg()
+    cfg.MODEL.DEVICE = "cpu"
+    cfg.MODEL.META_ARCHITECTURE = "PluginPanopticDeepLab"
+    cfg.MODEL.BACKBONE.NAME, cfg.MODEL.BACKBONE.FREEZE_AT = "build_timm_backbone", 0
+    cfg.MODEL.TIMM.NAME = "efficientnet_lite0"
+    cfg.DATASETS.TRAIN = ("cityscapes_fine_panoptic_train",)
+    for head in (cfg.MODEL.SEM_SEG_HEAD, cfg.MODEL.INS_EMBED_HEAD):
+        head.IN_FEATURES, head.PROJECT_FEATURES = ["res2", "res3", "res5"], ["res2", "res3"]
+        head.PROJECT_CHANNELS = [8, 8]
+        head.ASPP_CHANNELS, head.HEAD_CHANNELS, head.CONVS_DIM, head.COMMON_STRIDE, head.NORM = 8, 8, 8, 4, "BN"
+    cfg.MODEL.SEM_SEG_HEAD.NAME = "PluginPanopticDeepLabSemSegHead"
+    cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 19
+    cfg.MODEL.SEM_SEG_HEAD.LOSS_TYPE = "hard_pixel_mining"
+    model = build_model(cfg).eval()
+    with torch.no_grad():
+        result = model([{"image": torch.zeros(3, 64, 96, dtype=torch.uint8)}])[0]
+    assert result["panoptic_seg"][0].shape == (64, 96)
