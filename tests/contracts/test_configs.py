@@ -27,14 +27,16 @@ MAX_DEPTH = 3
 SECTIONS = {
     "systems": (
         *("MODEL.META_ARCHITECTURE", "MODEL.SEM_SEG_HEAD", "MODEL.INS_EMBED_HEAD", "MODEL.PANOPTIC_DEEPLAB"),
-        *("MODEL.DETR", "MODEL.MASK_ON", "INPUT.TARGET_GENERATOR", "INPUT.GAUSSIAN_SIGMA"),
+        *("MODEL.DETR", "MODEL.MASK_ON", "MODEL.SOLOV2", "MODEL.PANOPTIC_FUSION"),
+        *("INPUT.TARGET_GENERATOR", "INPUT.GAUSSIAN_SIGMA"),
     ),
     "backbones": (
         *("MODEL.WEIGHTS", "MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD", "MODEL.BACKBONE", "MODEL.RESNETS", "MODEL.HRNET"),
-        "INPUT.FORMAT",
+        *("MODEL.TIMM", "MODEL.TWO_WAY_FPN", "INPUT.FORMAT"),
     ),
     "datasets": ("DATASETS", "INPUT", "MODEL.SEM_SEG_HEAD.NUM_CLASSES"),
-    "schedules": ("SOLVER", "DATALOADER"),
+    # A schedule that heeds the evaluations says when they are.
+    "schedules": ("SOLVER", "DATALOADER", "TEST.EVAL_PERIOD"),
 }
 
 # Of each published model: number of state-dict entries and the SHA-256 (first 16 digits) of its sorted lines
@@ -154,8 +156,10 @@ def shared_root(tmp_path_factory) -> Path:
 
 def _write_categories(cfg: CfgNode, root: Path) -> None:
     """The categories of each custom dataset, which is all that building a model reads of it."""
-    classes = range(cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES)
-    categories = [{"id": number, "name": str(number), "isthing": number % 2} for number in classes]
+    num_classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+    num_stuff = max(num_classes - cfg.MODEL.SOLOV2.NUM_CLASSES, 1)
+    classes = range(num_classes)
+    categories = [{"id": number, "name": str(number), "isthing": int(number >= num_stuff)} for number in classes]
     for entry in cfg.DATASETS.CUSTOM:
         file = root / entry["PANOPTIC_JSON"]
         file.parent.mkdir(parents=True, exist_ok=True)
