@@ -20,7 +20,7 @@ from panoptic_plugin.systems.detr.build import build_criterion, build_network, c
 from panoptic_plugin.systems.detr.criterion import SetCriterion
 from panoptic_plugin.systems.detr.freezing import freeze, frozen_patterns
 from panoptic_plugin.systems.detr.network import DETRNetwork, QueryOutputs
-from panoptic_plugin.systems.detr.results import QueryResults
+from panoptic_plugin.systems.detr.results import QueryResults, Sizes
 from panoptic_plugin.systems.detr.weights import adapt_weights
 from panoptic_plugin.systems.metadata import panoptic_classes
 
@@ -166,7 +166,7 @@ class PanopticDETR(PanopticSystem):
             padded = (int(images.tensor.shape[-2]), int(images.tensor.shape[-1]))
             everything = zip(logits, boxes, masks, images.image_sizes, sizes, chosen, strict=True)
             results = [
-                self.results.of_image(classes[some], box[some], mask, image_size, padded, size, queries=some)
+                self.results.of_image(classes[some], box[some], mask, Sizes(image_size, padded, size), queries=some)
                 for classes, box, mask, image_size, size, some in everything
             ]
             if self.keep_attention:

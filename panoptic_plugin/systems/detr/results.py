@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from detectron2.structures import Boxes, Instances
@@ -14,6 +14,14 @@ from panoptic_plugin.systems.detr.matching import corners
 
 VOID = -1
 Size = tuple[int, int]
+
+
+class Sizes(NamedTuple):
+    """(height, width) of an image as the network saw it, without and with its padding, and of the result."""
+
+    image: Size
+    padded: Size
+    output: Size
 
 
 class QueryResults:
@@ -69,9 +77,7 @@ class QueryResults:
         logits: torch.Tensor,
         boxes: torch.Tensor,
         masks: torch.Tensor,
-        image_size: Size,
-        padded_size: Size,
-        size: Size,
+        sizes: Sizes,
         *,
         queries: torch.Tensor,
     ) -> dict[str, Any]:
@@ -81,8 +87,7 @@ class QueryResults:
             logits: float (M, C + 1) of the chosen queries.
             boxes: float (M, 4), cxcywh.
             masks: float (M, h, w) at stride 4 of the padded image.
-            image_size, padded_size, size: (height, width) of the image as the network saw it, without and with its
-                padding, and of the result.
+            sizes: of the image.
             queries: int64 (M,), their numbers.
         """
         kept, slots, scores = keep_queries(logits, self.keep_threshold)
@@ -91,9 +96,9 @@ class QueryResults:
             slots,
             scores,
             thing_labels=self._thing_slots.nonzero()[:, 0].tolist(),
-            image_size=image_size,
-            padded_size=padded_size,
-            output_size=size,
+            image_size=sizes.image,
+            padded_size=sizes.padded,
+            output_size=sizes.output,
             **self.merge_arguments,
         )
         panoptic, semantic, segments = self._encoded(ids, found, queries[kept].tolist())
@@ -103,7 +108,7 @@ class QueryResults:
             "segments_info": segments,
         }
         if self.predict_instances:
-            result["instances"] = self._instances(logits, boxes, masks, image_size, padded_size, size)
+            result["instances"] = self._instances(logits, boxes, masks, sizes)
         return result
 
     def _encoded(
@@ -140,22 +145,14 @@ class QueryResults:
         panoptic, semantic = (table[index] for table in tables)
         return panoptic, semantic, sorted(segments, key=lambda one: one["id"])
 
-    def _instances(
-        self,
-        logits: torch.Tensor,
-        boxes: torch.Tensor,
-        masks: torch.Tensor,
-        image_size: Size,
-        padded_size: Size,
-        size: Size,
-    ) -> Instances:
+    def _instances(self, logits: torch.Tensor, boxes: torch.Tensor, masks: torch.Tensor, sizes: Sizes) -> Instances:
         """Things with their own masks, which may overlap."""
-        result, chosen = self._detections(logits, boxes, size)
-        found = torch.zeros((len(chosen), *size), dtype=torch.bool, device=masks.device)
+        result, chosen = self._detections(logits, boxes, sizes.output)
+        found = torch.zeros((len(chosen), *sizes.output), dtype=torch.bool, device=masks.device)
         for number, mask in enumerate(masks[chosen]):  # one after the other: each is as large as the image
-            enlarged = F.interpolate(mask[None, None].float(), size=padded_size, mode="bilinear", align_corners=False)
-            inside = (enlarged[..., : image_size[0], : image_size[1]] > 0).float()  # a sigmoid above 0.5
-            found[number] = F.interpolate(inside, size=size, mode="nearest")[0, 0] > 0
+            enlarged = F.interpolate(mask[None, None].float(), size=sizes.padded, mode="bilinear", align_corners=False)
+            inside = (enlarged[..., : sizes.image[0], : sizes.image[1]] > 0).float()  # a sigmoid above 0.5
+            found[number] = F.interpolate(inside, size=sizes.output, mode="nearest")[0, 0] > 0
         result.pred_masks = found
         return result
 

@@ -10,7 +10,7 @@ from detr_models import batch_of, small_cfg
 
 from panoptic_plugin.engine.label_maps import label_maps
 from panoptic_plugin.systems.detr.meta_arch import PanopticDETR
-from panoptic_plugin.systems.detr.results import QueryResults
+from panoptic_plugin.systems.detr.results import QueryResults, Sizes
 from panoptic_plugin.visualization.draw import draw_panoptic
 
 SIZE = (8, 8)
@@ -38,7 +38,7 @@ def of_queries(results, slots, areas):
         logits[number, slot], masks[number][area] = 5.0, 5.0
     boxes = torch.tensor([[0.5, 0.5, 1.0, 1.0]]).expand(len(slots), -1)
     queries = torch.arange(len(slots)) + 90
-    return results.of_image(logits, boxes, masks, SIZE, SIZE, SIZE, queries=queries)
+    return results.of_image(logits, boxes, masks, Sizes(SIZE, SIZE, SIZE), queries=queries)
 
 
 LEFT, RIGHT, TOP_RIGHT = np.s_[:, :4], np.s_[:, 4:], np.s_[:4, 4:]
