@@ -38,17 +38,21 @@ class EvaluationHook(HookBase):
         self._period = period
         self._evaluate = evaluate
         self._draw = draw
+        self._evaluated = 0  # iterations that were done at the last evaluation
 
     def after_step(self) -> None:
         done = self.trainer.iter + 1
         if self._period > 0 and done % self._period == 0 and done < self.trainer.max_iter:
-            self._run()
+            self._evaluated = done
+            self.run()
 
     def after_train(self) -> None:
-        if self.trainer.iter >= self.trainer.max_iter:  # the loop sets it so when it has come to its end
-            self._run()
+        # The loop sets it so when it has come to its end. The last evaluation may have been what ended it.
+        if self.trainer.iter >= self.trainer.max_iter and self._evaluated != self.trainer.max_iter:
+            self.run()
 
-    def _run(self) -> None:
+    def run(self) -> None:
+        """Evaluate now and note the figures; all processes call it."""
         results = self._evaluate()
         if results:
             figures = {name: float(value) for name, value in flatten_results_dict(results).items() if value is not None}

@@ -11,12 +11,13 @@ from detectron2.projects.deeplab.lr_scheduler import WarmupPolyLR
 from detectron2.solver.build import get_default_optimizer_params
 from torch import nn
 
+from panoptic_plugin.engine import plateau
 from panoptic_plugin.errors import ConfigError
 from panoptic_plugin.registry import suggestion
 
 WARMUP_METHODS = ("linear", "constant")
-# Those of Detectron2 0.6; a newer one may know more, so a name that is not here is tried before it is refused.
-SCHEDULERS = ("WarmupPolyLR", "WarmupMultiStepLR", "WarmupCosineLR")
+# Ours and those of Detectron2 0.6; a newer one may know more, so a name that is not here is tried before it is refused.
+SCHEDULERS = ("WarmupPolyLR", "WarmupMultiStepLR", "WarmupCosineLR", plateau.NAME)
 
 # Where SGD, Adam and AdamW of the oldest supported PyTorch have a fused kernel.
 FUSED_DEVICES = ("cuda", "cpu")
@@ -153,10 +154,10 @@ class ResumableWarmupPolyLR(WarmupPolyLR):
 
 
 def build_lr_scheduler(cfg, optimizer: torch.optim.Optimizer):
-    """The schedule that ``SOLVER.LR_SCHEDULER_NAME`` names: WarmupPolyLR, or one of Detectron2's own.
+    """The schedule that ``SOLVER.LR_SCHEDULER_NAME`` names: WarmupPolyLR, WarmupPlateau or one of Detectron2's own.
 
     Raises:
-        ConfigError: an unknown schedule or warm-up method.
+        ConfigError: an unknown schedule or warm-up method, or a plateau schedule that could not work.
     """
     solver = cfg.SOLVER
     method = solver.WARMUP_METHOD
@@ -173,6 +174,8 @@ def build_lr_scheduler(cfg, optimizer: torch.optim.Optimizer):
             power=solver.POLY_LR_POWER,
             constant_ending=solver.POLY_LR_CONSTANT_ENDING,
         )
+    if name == plateau.NAME:
+        return plateau.build_warmup_plateau(cfg, optimizer)
     try:
         return build_deeplab_lr_scheduler(cfg, optimizer)
     except ValueError as error:

@@ -34,6 +34,7 @@ from panoptic_plugin.engine.model import build_model, prepare_for_training, shar
 from panoptic_plugin.engine.non_finite import check_weights
 from panoptic_plugin.engine.optim import build_lr_scheduler, build_optimizer
 from panoptic_plugin.engine.pretrained import load_pretrained_parts
+from panoptic_plugin.engine.plateau import PlateauHook, WarmupPlateau
 from panoptic_plugin.engine.preview import build_preview_hooks
 from panoptic_plugin.engine.step_hooks import CheckHook, LRScheduler
 from panoptic_plugin.engine.termination import StopOnSignalHook
@@ -112,14 +113,17 @@ class PanopticTrainer(DefaultTrainer):
         """Detectron2's hooks with :class:`EvaluationHook` in the place of EvalHook, and ours.
 
         Ours are the best model, SIGTERM, previews and, on the main process, a summary at the end; a schedule that waits
-        where a step was skipped; and a check of the weights before they are saved or evaluated.
+        where a step was skipped, or heeds the evaluations; and a check of the weights before they are saved or evaluated.
         """
         check_wandb(self.cfg)
         period = self.cfg.TEST.EVAL_PERIOD
         stop = StopOnSignalHook(self.checkpointer, self.cfg.SOLVER.CHECKPOINT_PERIOD)
-        evaluation = [stop, EvaluationHook(period, self._evaluate, self.class_charts.draw)]
+        evaluate = EvaluationHook(period, self._evaluate, self.class_charts.draw)
+        evaluation: list[HookBase] = [stop, evaluate]
         if self.cfg.TEST.BEST_METRICS:
             evaluation.append(BestCheckpointHook(self.checkpointer, self.cfg.TEST.BEST_METRICS, period))
+        if isinstance(self.scheduler, WarmupPlateau):
+            evaluation.append(PlateauHook(self.scheduler, evaluate, period))
         evaluation += build_preview_hooks(self.cfg, self._inference_model)
         defaults = [LRScheduler(lambda: self._trainer.stepped) if isinstance(hook, Detectron2LRScheduler) else hook
                     for hook in super().build_hooks() if hook]  # fmt: skip
@@ -170,7 +174,7 @@ class PanopticTrainer(DefaultTrainer):
         super().resume_or_load(resume)
 
     def train(self) -> dict[str, Any] | None:
-        """Train from ``start_iter`` to ``SOLVER.MAX_ITER``.
+        """Train from ``start_iter`` to ``SOLVER.MAX_ITER``, or until a hook makes :attr:`max_iter` a smaller one.
 
         Returns:
             The last evaluation's results on the main process, None where nothing was evaluated.
@@ -205,6 +209,7 @@ class PanopticTrainer(DefaultTrainer):
             loader.start_at(self.start_iter)
         self._seed = getattr(loader, "seed", self._seed)
         note_start(self.cfg, command=sys.argv, start_iter=self.start_iter, data=data_state(loader, self.cfg))
+        planned = self.max_iter
         self.before_train()
         # From here on the hooks heed signals.
         logger.info("Starting training from iteration %d", self.start_iter)
@@ -214,17 +219,24 @@ class PanopticTrainer(DefaultTrainer):
             self.before_step()
             self.run_step()
             self.after_step()
-        if self.start_iter == self.max_iter:
+            if iteration + 1 >= self.max_iter:  # a hook may have ended the training
+                break
+        if self.start_iter == self.max_iter or self.max_iter < planned:
             self._save_final()
         self.iter = self.max_iter  # tells the hooks that training has come to its end
 
     def _save_final(self) -> None:
-        """Write the last model where a kill came between it and the checkpoint before, or where it is damaged."""
+        """Write the last model where it is not that of the last iteration, or is damaged.
+
+        A kill can come between it and the checkpoint before; and a training that ends early has not written it yet.
+        """
         name = "model_final"
+        self.iter = self.max_iter - 1  # as it is noted where the last iteration writes it
         try:
-            load_checkpoint_file(Path(self.cfg.OUTPUT_DIR, f"{name}.pth"))
+            content = load_checkpoint_file(Path(self.cfg.OUTPUT_DIR, f"{name}.pth"))
         except CheckpointError:
-            self.iter = self.max_iter - 1  # as it is noted where the last iteration writes it
+            content = None
+        if not isinstance(content, dict) or content.get("iteration") != self.iter:
             self.checkpointer.save(name, iteration=self.iter)
 
     def check_losses(self) -> None:
