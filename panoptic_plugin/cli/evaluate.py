@@ -10,18 +10,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.data.catalog import Metadata
 
 from panoptic_plugin.cli import train
 from panoptic_plugin.cli.run import run_cli
-from panoptic_plugin.config import load_config
+from panoptic_plugin.config import get_cfg, load_config
 from panoptic_plugin.data.catalog import check_dataset_names, register_custom_datasets
 from panoptic_plugin.data.panoptic_json import metadata_from_categories, read_categories
+from panoptic_plugin.engine.setup import make_output_folder
 from panoptic_plugin.errors import ConfigError, DatasetError
 from panoptic_plugin.evaluation import saved
-from panoptic_plugin.evaluation.build import PANOPTIC_TYPES, PanopticLabels, Report, panoptic_evaluator
+from panoptic_plugin.evaluation.build import panoptic_evaluator
 from panoptic_plugin.evaluation.fingerprint import dataset_fingerprint
+from panoptic_plugin.evaluation.panoptic_labels import PANOPTIC_TYPES, PanopticLabels, use_cache
+from panoptic_plugin.evaluation.result_files import Report
 from panoptic_plugin.evaluation.saved import SavedPredictions, score_saved
 from panoptic_plugin.registry import suggestion
 
@@ -90,16 +94,21 @@ def run(args: argparse.Namespace) -> int:
         option = f"--{foreign[0].replace('_', '-')}"
         raise ConfigError(f"{option} is for predicting, but with --predictions nothing is predicted; leave one out")
     _show_progress()
+    if args.output:
+        make_output_folder(args.output, "--output")  # before the scoring, which its failure would make vain
     predictions = SavedPredictions(args.predictions)
-    name, metadata, boundary = _ground_truth(args, predictions)
-    sys.stdout.write(score(predictions, name, metadata, args.output, boundary) + "\n")
+    name, metadata, cfg = _ground_truth(args, predictions)
+    labels = PanopticLabels.of(metadata)
+    use_cache(cfg, labels, name)
+    boundary = cfg.TEST.BOUNDARY_DILATION if args.boundary or cfg.TEST.BOUNDARY else None
+    sys.stdout.write(score(predictions, name, labels, args.output, boundary) + "\n")
     return 0
 
 
 def score(
     predictions: SavedPredictions,
     dataset_name: str,
-    metadata: Any,
+    labels: PanopticLabels,
     output: str | None = None,
     boundary: float | None = None,
 ) -> str:
@@ -108,14 +117,13 @@ def score(
     Args:
         predictions: what to score.
         dataset_name: for the report.
-        metadata: of the ground truth.
+        labels: the ground truth.
         output: folder of the files to write, or None.
         boundary: see :func:`~panoptic_plugin.evaluation.build.panoptic_evaluator`.
 
     Returns:
         The tables.
     """
-    labels = PanopticLabels.of(metadata)
     evaluator = panoptic_evaluator(
         labels,
         dataset_name=dataset_name,
@@ -153,12 +161,12 @@ def _warn_of_another_truth(predictions: SavedPredictions, labels: PanopticLabels
         )
 
 
-def _ground_truth(args: argparse.Namespace, predictions: SavedPredictions) -> tuple[str, Any, float | None]:
-    """Name and metadata of the dataset, and the width of boundaries to score."""
+def _ground_truth(args: argparse.Namespace, predictions: SavedPredictions) -> tuple[str, Any, CfgNode]:
+    """Name and metadata of the dataset, and the config whose TEST says how it is evaluated."""
     if (args.config_file is None) == (args.json is None):
         raise ConfigError("name the ground truth: either --config-file, or --json with --panoptic")
     if args.json is not None:
-        return Path(args.json).stem, _metadata_of_files(args.json, args.panoptic), 0.02 if args.boundary else None
+        return Path(args.json).stem, _metadata_of_files(args.json, args.panoptic), get_cfg()
     if args.panoptic is not None:
         raise ConfigError("--panoptic goes with --json; with --config-file the dataset names its folder")
     cfg = load_config(args.config_file, args.opts)
@@ -168,7 +176,7 @@ def _ground_truth(args: argparse.Namespace, predictions: SavedPredictions) -> tu
     metadata = MetadataCatalog.get(name)
     if metadata.get("evaluator_type", None) not in PANOPTIC_TYPES:
         raise ConfigError(f"dataset {name} has no panoptic ground truth, which --predictions needs")
-    return name, metadata, cfg.TEST.BOUNDARY_DILATION if args.boundary or cfg.TEST.BOUNDARY else None
+    return name, metadata, cfg
 
 
 def _chosen(names: Sequence[str], wanted: str | None, predicted: Any) -> str:

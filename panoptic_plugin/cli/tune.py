@@ -15,6 +15,7 @@ from panoptic_plugin.cli.run import run_cli
 from panoptic_plugin.config import load_config
 from panoptic_plugin.data.catalog import check_dataset_names, check_num_classes, register_custom_datasets
 from panoptic_plugin.engine.model import check_device
+from panoptic_plugin.engine.setup import make_output_folder
 from panoptic_plugin.errors import ConfigError
 from panoptic_plugin.reports.tuning_page import write_page
 from panoptic_plugin.tuning.engine import ENGINES
@@ -82,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
     """Tune, write the files, and say the verdict on standard output."""
     cfg = resolve_config(args)
     folder = Path(cfg.OUTPUT_DIR)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_output_folder(str(folder))
     set_up_log(folder)
     if args.postprocessing:
         study = tune_postprocessing(cfg, folder, command=sys.argv)

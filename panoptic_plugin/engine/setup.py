@@ -80,26 +80,24 @@ def set_up_logs(folder: str | None, rank: int = 0) -> None:
                 handler.setLevel(logging.INFO)
 
 
-def make_output_folder(folder: str) -> None:
-    """Make ``OUTPUT_DIR`` and write there: a file system may be read-only, or full, whatever its permissions say.
+def make_output_folder(folder: str, name: str = "OUTPUT_DIR") -> None:
+    """Make a folder, ``name`` in messages, and write there, which says more than its permissions do.
 
     Raises:
         ConfigError: the folder cannot be made or written.
     """
     if "://" in folder or "\0" in folder:
-        raise ConfigError(f"OUTPUT_DIR {folder!r} is no local folder; name one, and copy what is in it afterwards")
+        raise ConfigError(f"{name} {folder!r} is no local folder; name one, and copy what is in it afterwards")
     try:
         os.makedirs(folder, exist_ok=True)
     except OSError as error:
-        raise ConfigError(
-            f"OUTPUT_DIR {folder!r} cannot be made ({error.strerror}); name a folder you may write"
-        ) from None
+        raise ConfigError(f"{name} {folder!r} cannot be made ({error.strerror}); name a folder you may write") from None
     try:
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(b"x")
     except OSError as error:
         raise ConfigError(
-            f"OUTPUT_DIR {folder!r} cannot be written ({error.strerror}); name a folder you may write"
+            f"{name} {folder!r} cannot be written ({error.strerror}); name a folder you may write"
         ) from None
 
 

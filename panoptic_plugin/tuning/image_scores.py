@@ -10,9 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from panoptic_plugin.evaluation.build import PanopticLabels
 from panoptic_plugin.evaluation.evaluator import Evaluated
-from panoptic_plugin.evaluation.instance import CityscapesAP, CocoAP
+from panoptic_plugin.evaluation.panoptic_labels import PanopticLabels, make_instance_metric
 from panoptic_plugin.files import read_json, replace_file
 from panoptic_plugin.tuning.statistics import ImageScores, PanopticScores
 
@@ -79,13 +78,7 @@ def read_images(path: Path, labels: PanopticLabels, objective: str) -> ImageScor
     quality = PanopticScores(records.table(len(labels.class_names)))
     if objective == "PQ":
         return quality
-    is_cityscapes = labels.metadata.get("evaluator_type", None) == "cityscapes_panoptic_seg"
-    metric = (
-        CityscapesAP(class_names=labels.class_names)
-        if is_cityscapes
-        else CocoAP(class_names=labels.class_names, thing_ids=labels.thing_ids)
-    )
-    return QualityAndPrecision(quality, metric, records.instances)
+    return QualityAndPrecision(quality, make_instance_metric(labels), records.instances)
 
 
 def _tuples(value: Any) -> Any:

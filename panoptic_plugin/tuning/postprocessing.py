@@ -20,9 +20,9 @@ from detectron2.data import MetadataCatalog
 
 from panoptic_plugin.engine.inference import load_for_inference
 from panoptic_plugin.errors import CheckpointError
-from panoptic_plugin.evaluation.build import PanopticLabels
 from panoptic_plugin.evaluation.fingerprint import checkpoint_entry, config_sha256, now, software
 from panoptic_plugin.evaluation.panoptic import PanopticQuality
+from panoptic_plugin.evaluation.panoptic_labels import PanopticLabels
 from panoptic_plugin.files import replace_file
 from panoptic_plugin.tuning.grid import apply_setting, current_setting, read_grid, settings_of
 from panoptic_plugin.tuning.outputs import Output, SavedOutputs

@@ -20,8 +20,9 @@ from detectron2.utils.events import CommonMetricPrinter, JSONWriter
 from panoptic_plugin.engine.setup import LOGGERS
 from panoptic_plugin.engine.termination import StopOnSignalHook
 from panoptic_plugin.engine.trainer import PanopticTrainer
-from panoptic_plugin.evaluation.build import PanopticLabels, panoptic_evaluator
+from panoptic_plugin.evaluation.build import panoptic_evaluator
 from panoptic_plugin.evaluation.evaluator import Evaluated, ImageEvaluator
+from panoptic_plugin.evaluation.panoptic_labels import PanopticLabels
 from panoptic_plugin.files import replace_file
 from panoptic_plugin.tuning.image_scores import ImageRecords, read_images, write_images
 from panoptic_plugin.tuning.objective import figures_of, score_of

@@ -26,9 +26,9 @@ from postprocessing import enlarge
 from scenes import smooth_scene
 
 from panoptic_plugin.evaluation import pq
-from panoptic_plugin.evaluation.build import PanopticLabels
 from panoptic_plugin.evaluation.evaluator import ImageEvaluator
 from panoptic_plugin.evaluation.panoptic import PanopticQuality
+from panoptic_plugin.evaluation.panoptic_labels import PanopticLabels
 from panoptic_plugin.evaluation.predictions import PredictionWriter
 from panoptic_plugin.postprocessing.panoptic_deeplab import panoptic_from_outputs
 from panoptic_plugin.structures import ids_to_rgb

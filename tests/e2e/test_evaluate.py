@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,18 +11,12 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 from PIL import Image
-from tiny_training import job_environment, make_scenes, write_config
+from tiny_training import write_config
 
 from panoptic_plugin.cli.evaluate import main
 from panoptic_plugin.config import load_config
+from panoptic_plugin.evaluation.ground_truth import PanopticGroundTruth
 from panoptic_plugin.structures import rgb_to_ids
-
-
-@pytest.fixture(scope="module")
-def scenes(tmp_path_factory) -> Iterator[Path]:
-    folder = make_scenes(tmp_path_factory.mktemp("scenes"), "cityscapes")
-    with job_environment(folder):
-        yield folder
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +66,26 @@ def test_saved_predictions_score_the_same(run, tmp_path, capsys, place):
         assert after[key] == before[key], key
     for name in ("per_image.jsonl", "confusion.json"):
         assert (tmp_path / name).read_text() == (run / "out/inference" / name).read_text()
+
+
+def test_the_truth_is_decoded_once_for_all_scorings(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("PANOPTIC_CACHE", str(tmp_path / "cache"))
+    words = ["--predictions", str(run / "out"), "--config-file", str(run / "out/config.yaml")]
+    assert main(words) == 0
+    (made,) = (tmp_path / "cache").glob("*/*/manifest.json")
+    before = made.stat().st_mtime_ns
+    monkeypatch.setattr(PanopticGroundTruth, "read", lambda *_: pytest.fail("decoded again"))
+    assert main([*words, "--output", str(tmp_path / "again")]) == 0
+    assert made.stat().st_mtime_ns == before
+    assert read(tmp_path / "again")["results"] == read(run / "out/inference")["results"]
+
+
+def test_an_output_that_cannot_be_written_is_found_before_the_scoring(run, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("panoptic_plugin.cli.evaluate.score", lambda *_: pytest.fail("scored in vain"))
+    (tmp_path / "file").write_text("")
+    words = ["--predictions", str(run / "out"), "--config-file", str(run / "out/config.yaml")]
+    assert main([*words, "--output", str(tmp_path / "file")]) == 2
+    assert capsys.readouterr().err.startswith(f"error: --output '{tmp_path}/file' cannot be made (File exists)")
 
 
 def test_the_truth_is_a_prediction_of_another_program(scenes, tmp_path, capsys):

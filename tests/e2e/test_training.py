@@ -8,23 +8,15 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from detectron2.engine import DefaultTrainer
-from tiny_training import job_environment, make_scenes, write_config
+from tiny_training import write_config
 
 from panoptic_plugin.cli.train import main
 from panoptic_plugin.engine.trainer import PanopticTrainer
-
-
-@pytest.fixture(scope="module")
-def scenes(tmp_path_factory) -> Iterator[Path]:
-    folder = make_scenes(tmp_path_factory.mktemp("scenes"), "cityscapes")
-    with job_environment(folder):
-        yield folder
 
 
 @pytest.fixture(scope="module")

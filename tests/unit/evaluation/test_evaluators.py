@@ -14,8 +14,9 @@ from detectron2.structures import Instances
 from PIL import Image
 
 from panoptic_plugin.errors import ConfigError, DatasetError
-from panoptic_plugin.evaluation.build import PanopticLabels, build_evaluator, panoptic_evaluator
+from panoptic_plugin.evaluation.build import build_evaluator, panoptic_evaluator
 from panoptic_plugin.evaluation.fingerprint import config_sha256, dataset_fingerprint
+from panoptic_plugin.evaluation.panoptic_labels import PanopticLabels
 from panoptic_plugin.evaluation.saved import SavedPredictions, score_saved
 from panoptic_plugin.structures import ids_to_rgb
 
@@ -323,3 +324,17 @@ def test_the_tables_show_boundaries_and_the_limit_of_instances(scene_set, caplog
     content = json.loads((folder / "metrics.json").read_text())
     assert content["instances"]["dropped"] == 3
     assert f"{content['instances']['predicted']} predicted, 3 of them beyond" in (folder / "ap_res.txt").read_text()
+
+
+def test_a_model_of_classes_alone_gives_miou_on_a_panoptic_dataset(scene_set, caplog):
+    expected = _evaluate(scene_set)["sem_seg"]
+    scene_set.cfg.MODEL.META_ARCHITECTURE = "SemanticSegmentor"
+    evaluator = build_evaluator(scene_set.cfg, scene_set.name)
+    assert "mIoU alone is computed" in caplog.text
+    evaluator.process(scene_set.inputs, [{"sem_seg": output["sem_seg"]} for output in scene_set.outputs])
+    assert evaluator.evaluate() == {"sem_seg": expected}
+    folder = scene_set.folder / "out/inference"
+    content = json.loads((folder / "metrics.json").read_text())
+    assert list(content["results"]) == ["sem_seg"] and content["per_class"][0]["IoU"] == expected["IoU-road"]
+    saved = json.loads((folder / "sem_seg_predictions.json").read_text())
+    assert {one["category_id"] for one in saved} == {10, 20, 30, 40}

@@ -16,7 +16,8 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from panoptic_plugin.errors import ConfigError, DatasetError
-from panoptic_plugin.evaluation.build import PanopticLabels, build_evaluator, use_cache
+from panoptic_plugin.evaluation.build import build_evaluator
+from panoptic_plugin.evaluation.panoptic_labels import PanopticLabels, use_cache
 
 
 @pytest.fixture(autouse=True)

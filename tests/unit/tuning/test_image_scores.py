@@ -9,7 +9,8 @@ from detectron2.data import MetadataCatalog
 from shape_scenes import write_shapes
 
 from panoptic_plugin.data.catalog import register_panoptic_dataset
-from panoptic_plugin.evaluation.build import PanopticLabels, panoptic_evaluator
+from panoptic_plugin.evaluation.build import panoptic_evaluator
+from panoptic_plugin.evaluation.panoptic_labels import PanopticLabels
 from panoptic_plugin.tuning.image_scores import ImageRecords, read_images, write_images
 from panoptic_plugin.tuning.objective import figures_of, score_of
 

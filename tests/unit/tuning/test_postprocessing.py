@@ -13,7 +13,8 @@ from panoptic_plugin.config import get_cfg, load_config
 from panoptic_plugin.data.loader import build_test_loader
 from panoptic_plugin.engine.model import build_model
 from panoptic_plugin.errors import CheckpointError, ConfigError
-from panoptic_plugin.evaluation.build import PanopticLabels, panoptic_evaluator
+from panoptic_plugin.evaluation.build import panoptic_evaluator
+from panoptic_plugin.evaluation.panoptic_labels import PanopticLabels
 from panoptic_plugin.tuning.grid import apply_setting, current_setting, read_grid, settings_of
 from panoptic_plugin.tuning.outputs import Output, SavedOutputs
 from panoptic_plugin.tuning.postprocessing import choose_setting, count_settings, tune_postprocessing
