@@ -24,6 +24,7 @@ from panoptic_plugin.engine.inference import load_for_inference
 from panoptic_plugin.engine.job_lock import only_training_in
 from panoptic_plugin.engine.launch import choose_num_gpus, launch
 from panoptic_plugin.engine.model import check_device, check_device_name
+from panoptic_plugin.engine.plateau import check_plateau
 from panoptic_plugin.engine.setup import make_output_folder, set_up_job
 from panoptic_plugin.engine.trainer import PanopticTrainer
 from panoptic_plugin.errors import CheckpointError, ConfigError, DatasetError, UserError
@@ -113,6 +114,8 @@ def check_inputs(cfg, args: argparse.Namespace) -> None:
         ConfigError, DatasetError, CheckpointError: what is wrong, and the remedy.
     """
     check_values(cfg)
+    if not args.eval_only:
+        check_plateau(cfg)
     register_custom_datasets(cfg)
     check_dataset_names(cfg)
     check_num_classes(cfg)

@@ -43,7 +43,6 @@ class EvaluationHook(HookBase):
     def after_step(self) -> None:
         done = self.trainer.iter + 1
         if self._period > 0 and done % self._period == 0 and done < self.trainer.max_iter:
-            self._evaluated = done
             self.run()
 
     def after_train(self) -> None:
@@ -53,6 +52,7 @@ class EvaluationHook(HookBase):
 
     def run(self) -> None:
         """Evaluate now and note the figures; all processes call it."""
+        self._evaluated = self.trainer.iter + 1
         results = self._evaluate()
         if results:
             figures = {name: float(value) for name, value in flatten_results_dict(results).items() if value is not None}

@@ -100,17 +100,21 @@ class WarmupPlateau(torch.optim.lr_scheduler._LRScheduler):
         self._plateau.step(value)
         self.rates = [float(group["lr"]) for group in self.optimizer.param_groups]
         self.since_best = self.since_best + 1 if self._plateau.best == best else 0
+        logger.info(
+            "%s is %.4f after iteration %d; the best was %.4f, %d evaluations before",
+            self.metric,
+            value,
+            iteration,
+            self._plateau.best,
+            self.since_best,
+        )
         if self.rates != rates:
-            lowered = f"{max(rates):.3g} to {max(self.rates):.3g}"
-            logger.info("%s: learning rate lowered from %s after iteration %d", self, lowered, iteration)
+            logger.info("The learning rate is lowered from %.3g to %.3g", max(rates), max(self.rates))
 
     @property
     def exhausted(self) -> bool:
         """Whether there were ``early_stop`` evaluations without improvement."""
         return 0 < self.early_stop <= self.since_best
-
-    def __str__(self) -> str:
-        return f"{self.metric} was best at {self._plateau.best:.4g}, {self.since_best} evaluations ago"
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -198,8 +202,13 @@ class PlateauHook(HookBase):
             self._end(iteration)
 
     def _end(self, iteration: int) -> None:
+        schedule = self._schedule
         logger.info(
-            "%s: the training ends after iteration %d. SOLVER.PLATEAU.EARLY_STOP 0 would go on", self._schedule, iteration
+            "%s has not become better in %d evaluations: the training ends after iteration %d. With "
+            "SOLVER.PLATEAU.EARLY_STOP 0 it would go on",
+            schedule.metric,
+            schedule.since_best,
+            iteration,
         )
         self.trainer.max_iter = iteration + 1
 

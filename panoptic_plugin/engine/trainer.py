@@ -33,8 +33,8 @@ from panoptic_plugin.engine.memory import explain, explain_lost_worker
 from panoptic_plugin.engine.model import build_model, prepare_for_training, share_buffers, unwrap, wrap_distributed
 from panoptic_plugin.engine.non_finite import check_weights
 from panoptic_plugin.engine.optim import build_lr_scheduler, build_optimizer
-from panoptic_plugin.engine.pretrained import load_pretrained_parts
 from panoptic_plugin.engine.plateau import PlateauHook, WarmupPlateau
+from panoptic_plugin.engine.pretrained import load_pretrained_parts
 from panoptic_plugin.engine.preview import build_preview_hooks
 from panoptic_plugin.engine.step_hooks import CheckHook, LRScheduler
 from panoptic_plugin.engine.termination import StopOnSignalHook
@@ -113,7 +113,8 @@ class PanopticTrainer(DefaultTrainer):
         """Detectron2's hooks with :class:`EvaluationHook` in the place of EvalHook, and ours.
 
         Ours are the best model, SIGTERM, previews and, on the main process, a summary at the end; a schedule that waits
-        where a step was skipped, or heeds the evaluations; and a check of the weights before they are saved or evaluated.
+        where a step was skipped, or goes by the evaluations; and a check of the weights before they are saved or
+        evaluated.
         """
         check_wandb(self.cfg)
         period = self.cfg.TEST.EVAL_PERIOD

@@ -93,6 +93,7 @@ class TrainingObjective:
         cfg.TEST.EXPECTED_RESULTS, cfg.TEST.BEST_METRICS = [], []
         cfg.TEST.SAVE_PREDICTIONS = False
         cfg.SOLVER.CHECKPOINT_PERIOD = cfg.SOLVER.MAX_ITER + 1  # the last weights only, and of finalists only
+        cfg.SOLVER.PLATEAU.EARLY_STOP = 0
         cfg.VIS_PERIOD = 0
         cfg.WANDB.ENABLED = False
         if not cfg.MODEL.PANOPTIC_DEEPLAB.PREDICT_INSTANCES and cfg.TUNE.OBJECTIVE == "PQ_AP":

@@ -196,13 +196,11 @@ class Loop(TrainerBase):
         self.iter = self.start_iter
         with EventStorage(self.start_iter) as self.storage:
             self.before_train()
-            for self.iter in range(self.start_iter, self.max_iter):
+            while self.iter < self.max_iter:
                 self.before_step()
                 self.run_step()
                 self.after_step()
-                if self.iter + 1 >= self.max_iter:
-                    break
-            self.iter = self.max_iter
+                self.iter += 1
             self.after_train()
         return self
 
