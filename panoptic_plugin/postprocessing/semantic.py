@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from panoptic_plugin.postprocessing import device
 from panoptic_plugin.postprocessing.pixels import compact_labels, look_up, pixels_of, rows_and_columns
 from panoptic_plugin.postprocessing.resize import to_output_size
-from panoptic_plugin.postprocessing.semantic_cells import classify_cells, first_highest
+from panoptic_plugin.postprocessing.semantic_cells import classify_cells, highest_labels
 
 # Logits worked on at a time on a CPU: what fits a second- or third-level cache, and bounds the memory.
 LOGITS_AT_A_TIME = 1 << 20
@@ -132,24 +132,39 @@ def classify(logits: SemanticLogits, is_thing: torch.Tensor) -> SemanticMap:
     """
     if logits.stride > 1 and device.is_cpu(logits.logits):
         return SemanticMap(*map(torch.from_numpy, classify_cells(logits, is_thing.numpy())))
+    bands = _bands(logits)
+    parts = [_classify_band(logits, is_thing, band) for band in bands]
+    for part, band in zip(parts, bands, strict=True):
+        part.pixels.add_(band.start * logits.size[1])
+    return SemanticMap(*(torch.cat(field) for field in zip(*parts, strict=True)))
+
+
+def likeliest(logits: torch.Tensor) -> torch.Tensor:
+    """The labels of :func:`classify` alone, (H, W), from float logits (C, H, W) at the size of the result."""
+    seen = SemanticLogits(logits)
+    return torch.cat([_labels(seen.rows(band)) for band in _bands(seen)])
+
+
+def _bands(logits: SemanticLogits) -> list[slice]:
+    """Rows to work on at a time: on a CPU few, on other devices all."""
     height, width = logits.size
     rows = height
     if device.is_cpu(logits.logits):
         rows = max(1, LOGITS_AT_A_TIME // (logits.num_classes * width * logits.stride)) * logits.stride
-    bands = [slice(start, min(start + rows, height)) for start in range(0, height, rows)]
-    parts = [_classify_band(logits, is_thing, band) for band in bands]
-    for part, band in zip(parts, bands, strict=True):
-        part.pixels.add_(band.start * width)
-    return SemanticMap(*(torch.cat(field) for field in zip(*parts, strict=True)))
+    return [slice(start, min(start + rows, height)) for start in range(0, height, rows)]
+
+
+def _labels(values: torch.Tensor) -> torch.Tensor:
+    """The first of the highest of float (C, h, w)."""
+    if device.is_cpu(values):
+        return torch.from_numpy(highest_labels(values.numpy()))
+    return compact_labels(values.argmax(dim=0), len(values))
 
 
 def _classify_band(logits: SemanticLogits, is_thing: torch.Tensor, band: slice) -> SemanticMap:
     """As :func:`classify`, for some rows; positions count from the first of them."""
     values = logits.rows(band)
-    if device.is_cpu(values):
-        labels = torch.from_numpy(first_highest(values.numpy())[0])
-    else:
-        labels = compact_labels(values.argmax(dim=0), logits.num_classes)
+    labels = _labels(values)
     pixels = pixels_of(look_up(is_thing, labels))
     at_pixels = values.reshape(logits.num_classes, -1).index_select(1, pixels)
     top = at_pixels.amax(dim=0)

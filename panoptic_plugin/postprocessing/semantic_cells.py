@@ -110,18 +110,29 @@ def _settle(logits: SemanticLogits, labels: np.ndarray, y: np.ndarray, x: np.nda
 def first_highest(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """First of the highest along axis 0, and its lead over the second highest value (0 where there are several).
 
-    One class after the other is three times as fast as ``argmax``, which jumps through the memory.
-
     Returns:
         Labels in uint8 where that holds them, else in int64, and float32.
     """
+    second = np.full_like(values[0], -np.inf)
+    labels, highest = _climb(values, second)
+    return labels, highest - second
+
+
+def highest_labels(values: np.ndarray) -> np.ndarray:
+    """The labels of :func:`first_highest`, in half of the time."""
+    return _climb(values, None)[0]
+
+
+def _climb(values: np.ndarray, second: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    # One class after the other is three times as fast as ``argmax``, which jumps through the memory.
     label_type = np.uint8 if len(values) <= 256 else np.int64
     highest, labels = values[0].copy(), np.zeros(values.shape[1:], dtype=label_type)
-    second, lower = np.full_like(highest, -np.inf), np.empty_like(highest)
+    lower = np.empty_like(highest)
     for category in range(1, len(values)):
         higher = (values[category] > highest).view(np.uint8)
         np.maximum(labels, higher * label_type(category), out=labels)
-        np.minimum(highest, values[category], out=lower)
-        np.maximum(second, lower, out=second)
+        if second is not None:
+            np.minimum(highest, values[category], out=lower)
+            np.maximum(second, lower, out=second)
         np.maximum(highest, values[category], out=highest)
-    return labels, highest - second
+    return labels, highest

@@ -60,6 +60,7 @@ ROWS = (
     "query_targets",
     "query_merge",
     "semantic_grouping",
+    "fusion",
     "mapper",
 )
 RECORD_KEYS = ("row", "case", "ours_ms", "reference_ms", "ratio", "reference", "equal", "equality", "asked")

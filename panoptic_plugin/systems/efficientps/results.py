@@ -84,6 +84,7 @@ class MaskResults:
             masks.scores[candidates],
             thing_ids=self.thing_ids,
             label_divisor=self.label_divisor,
+            return_logits=self.return_fused_logits,
             **self.fusion_arguments,
         )
         result: dict[str, Any] = {
