@@ -107,8 +107,8 @@ def _raise_not_finite(entry: _Entry, means: Sequence[float], own: Sequence[float
     listed = ", ".join(f"{name} {value:.6g}" for name, value in zip(entry.names, means, strict=False))
     raise FloatingPointError(
         f"a loss or gradient became infinite or NaN at iteration={entry.iteration}: {listed}, gradient norm "
-        f"{means[-1]:.6g}; no weight was changed. Where no image is at fault lower SOLVER.BASE_LR, or clip the gradients "
-        "(SOLVER.CLIP_GRADIENTS). "
+        f"{means[-1]:.6g}; no weight was changed. Where no image is at fault lower SOLVER.BASE_LR, or clip the "
+        "gradients (SOLVER.CLIP_GRADIENTS). "
         f"{'Images with such a loss' if spoilt else 'All losses are finite; images of the iteration'}: "
         f"{', '.join(images) or 'unnamed'}"
     )

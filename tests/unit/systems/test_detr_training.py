@@ -1,4 +1,4 @@
-"""What trains in DETR: parameter groups, clipping, frozen parts, losses by hand, two processes, numbers gone wrong."""
+"""What trains in DETR: parameter groups, clipping, frozen parts, losses by hand, numbers gone wrong."""
 
 from __future__ import annotations
 
@@ -9,11 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 from detectron2.utils.events import EventStorage
-from detr_job import train_without_segments
 from detr_models import batch_of, make_cfg, on_meta, small_cfg
 
 from panoptic_plugin import load_config
-from panoptic_plugin.engine.launch import _free_port, start_processes
 from panoptic_plugin.engine.optim import build_gradient_clipper, build_optimizer
 from panoptic_plugin.engine.train_step import TrainStep
 from panoptic_plugin.systems.detr.matching import corners, match
@@ -202,13 +200,3 @@ def test_predictions_that_are_not_finite_end_the_training_with_iteration_and_ima
     ):
         for step.iter in range(4):
             step.run_step()
-
-
-@pytest.mark.slow
-def test_two_processes_of_which_one_has_no_segment(tmp_path):
-    address = f"tcp://127.0.0.1:{_free_port()}"
-    start_processes(train_without_segments, 2, 1, 0, address, (str(tmp_path),), use_cuda=False)
-    first, second = (torch.load(path, weights_only=True) for path in sorted(tmp_path.glob("found.*.pth")))
-    # The mean over the processes, at least 1; and both have the gradients of both.
-    assert first["counts"] == second["counts"] == [1.5, 1.0]
-    assert first["sums"] == pytest.approx(second["sums"], rel=1e-12)
