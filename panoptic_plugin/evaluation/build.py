@@ -32,6 +32,8 @@ logger = logging.getLogger(__name__)
 SEMANTIC_TYPES = ("sem_seg", "cityscapes_sem_seg")
 # Meta-architectures that give classes and no segments.
 SEMANTIC_MODELS = ("SemanticSegmentor",)
+# Those that give boxes alone where MODEL.MASK_ON is off.
+MODELS_WITH_MASK_ON = ("PanopticDETR",)
 
 
 def build_evaluator(
@@ -56,6 +58,11 @@ def build_evaluator(
     folder = Path(output_dir) if output_dir else results_folder(cfg, dataset_name)
     about = partial(fingerprint.run_entries, cfg, checkpoint or cfg.MODEL.WEIGHTS)
     if kind in PANOPTIC_TYPES:
+        if cfg.MODEL.META_ARCHITECTURE in MODELS_WITH_MASK_ON and not cfg.MODEL.MASK_ON:
+            raise ConfigError(
+                "MODEL.MASK_ON is False, so the model gives boxes and no masks to score; set DATASETS.TEST to "
+                "an empty list while the boxes are trained, and evaluate the model with its mask head"
+            )
         labels = PanopticLabels.of(metadata)
         use_cache(cfg, labels, dataset_name)
         if cfg.MODEL.META_ARCHITECTURE in SEMANTIC_MODELS:

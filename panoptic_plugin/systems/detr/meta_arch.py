@@ -11,6 +11,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.structures import ImageList
 from detectron2.utils.events import get_event_storage
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from panoptic_plugin.errors import ConfigError
 from panoptic_plugin.label_space import head_slots
@@ -113,8 +114,14 @@ class PanopticDETR(PanopticSystem):
         }
 
     def train(self, mode: bool = True) -> PanopticDETR:
-        """As any module; a frozen detector that is to be without dropout stays in evaluation mode."""
+        """As any module, but batch norms that do not train keep their statistics.
+
+        A frozen detector that is to be without dropout stays in evaluation mode.
+        """
         super().train(mode)
+        for module in self.modules():
+            if isinstance(module, _BatchNorm) and not any(one.requires_grad for one in module.parameters()):
+                module.eval()
         if mode and self.is_second_stage and self.frozen_in_eval_mode:
             self.backbone.eval()
             self.detr.eval()
