@@ -7,10 +7,9 @@ to res5 for strides 4 to 32, so that every head of this package runs on them.
 
 from __future__ import annotations
 
-import difflib
 import logging
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,14 +17,20 @@ from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY
 from detectron2.modeling.backbone import Backbone
-from torch import nn
 
 from panoptic_plugin.backbones.config import with_backbone_keys
-from panoptic_plugin.errors import CheckpointError, ConfigError
+from panoptic_plugin.backbones.timm_models import (
+    STRIDES,
+    check_filled,
+    efficientnet_arguments,
+    freeze_stages,
+    look_at,
+    with_norm,
+)
+from panoptic_plugin.errors import CheckpointError, ConfigError, UserError
 
 logger = logging.getLogger(__name__)
 
-STRIDES = (4, 8, 16, 32)
 NAMES = ("res2", "res3", "res4", "res5")
 ACTIVATIONS = ("leaky_relu", "default")
 NORMS = ("BN", "SyncBN", "FrozenBN")
@@ -47,6 +52,7 @@ class TimmBackbone(Backbone):
         freeze_at: int = 0,
         weights: str = "",
         pretrained: bool = True,
+        in_channels: int = 3,
     ) -> None:
         """Build it with random weights; :meth:`load_pretrained` fills it.
 
@@ -59,48 +65,49 @@ class TimmBackbone(Backbone):
             norm: one of :data:`NORMS`.
             last_stage: what res5 of an EfficientNet is: "head", the convolution after the last block (2,048 channels of
                 B5); "blocks", the last block (512).
-            freeze_at: EfficientNets do not train up to here: 1 the stem, 2 res2, ..., 5 all; 0 trains all.
+            freeze_at: what does not train: 1 the stem, 2 also up to res2, ..., 5 all; 0 trains all.
             weights: a file for :meth:`load_pretrained`, in place of a download.
             pretrained: whether :meth:`load_pretrained` does anything.
+            in_channels: of the images; timm repeats or sums the weights of three.
 
         Raises:
-            ConfigError: an unknown name or value, or an encoder without features at these strides.
+            ConfigError: an unknown name or value, an encoder without features at these strides or for images of one
+                size only, or one that cannot be frozen in part.
         """
         super().__init__()
         _check_values(activation, norm, last_stage)
         self.name, self.weights, self.pretrained = name, weights, pretrained
-        is_efficientnet, levels = _look_at(name)
-        self._with_head = is_efficientnet and last_stage == "head"
-        self._indices = [level["index"] for level in levels]
-        self._arguments = _efficientnet_arguments(remove_se, activation, slope) if is_efficientnet else {}
+        encoder = look_at(name)
+        self._with_head = encoder.is_efficientnet and last_stage == "head"
+        self._indices = encoder.indices
+        self._channels_last = encoder.channels_last
+        self._arguments = {**encoder.arguments, "in_chans": in_channels}
+        if encoder.is_efficientnet:
+            self._arguments.update(efficientnet_arguments(remove_se=remove_se, activation=activation, slope=slope))
         if self._with_head:
             self._arguments.update(num_classes=0, global_pool="")
         else:
-            self._arguments.update(features_only=True, out_indices=tuple(self._indices))
+            self._arguments.update(features_only=True, out_indices=encoder.indices)
         self.body = _make(name, **self._arguments)
-        channels = [level["num_chs"] for level in levels]
-        if self._with_head:
-            channels[-1] = self.body.num_features
+        channels = [*encoder.channels[:-1], self.body.num_features] if self._with_head else encoder.channels
         self._out_features = list(NAMES)
         self._shapes = {
             one: ShapeSpec(channels=width, stride=stride)
             for one, width, stride in zip(NAMES, channels, STRIDES, strict=True)
         }
-        if freeze_at and not is_efficientnet:
-            raise ConfigError(f"MODEL.BACKBONE.FREEZE_AT is {freeze_at}, which {name} cannot do; set it to 0")
-        if freeze_at:
-            _freeze(self.body, freeze_at, [level["module"] for level in levels])
-        self.body = _with_norm(self.body, norm)
+        freeze_stages(self.body, freeze_at, encoder.modules)
+        self.body = with_norm(self.body, norm)
 
     def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Float (N, 3, H, W) to float (N, channels, H / stride, W / stride) by name, rounded up."""
+        """Float (N, in_channels, H, W) to float (N, channels, H / stride, W / stride) by name, rounded up."""
         if self._with_head:
-            last, levels = self.body.forward_intermediates(images, indices=self._indices)
+            last, levels = self.body.forward_intermediates(images, indices=list(self._indices))
             levels = [*levels[:-1], last]
         else:
             levels = self.body(images)
-        named = zip(NAMES, levels, strict=True)
-        return {name: _channels_first(level, self._shapes[name].channels) for name, level in named}
+        if self._channels_last:  # Swin and some other transformers of timm
+            levels = [level.permute(0, 3, 1, 2).contiguous() for level in levels]
+        return dict(zip(NAMES, levels, strict=True))
 
     def output_shape(self) -> dict[str, ShapeSpec]:
         return dict(self._shapes)
@@ -119,9 +126,15 @@ class TimmBackbone(Backbone):
         """
         if not self.pretrained:
             return
+        if self.weights and not Path(self.weights).is_file():
+            raise CheckpointError(f"MODEL.TIMM.WEIGHTS is {self.weights}, which is no file")
         overlay = {"pretrained_cfg_overlay": {"file": self.weights}} if self.weights else {}
         try:
             source = _make(self.name, pretrained=True, **overlay, **self._arguments)
+            if self.weights:
+                check_filled(source, self.weights, self.name)
+        except UserError:
+            raise
         except Exception as error:  # timm hands on what its way to the file raises: hub, network, unpickling, shapes
             raise CheckpointError(self._no_weights(error)) from None
         own = self.body.state_dict()
@@ -142,82 +155,10 @@ class TimmBackbone(Backbone):
         )
 
 
-def _channels_first(features: torch.Tensor, channels: int) -> torch.Tensor:
-    # Swin and some other transformers of timm give (N, H, W, channels).
-    return features if features.shape[1] == channels else features.permute(0, 3, 1, 2).contiguous()
-
-
-def _freeze(body: nn.Module, freeze_at: int, ends: Sequence[str]) -> None:
-    """Fix stem and blocks of an EfficientNet, batch norms included.
-
-    Args:
-        body: changed in place.
-        freeze_at: 1 the stem, 2 up to res2, ..., 5 all.
-        ends: the last group of blocks of each feature: "blocks.1", "blocks.2", "blocks.4", "blocks.6".
-    """
-    from timm.layers import freeze_batch_norm_2d
-
-    last = int(ends[min(freeze_at, 5) - 2].split(".")[1]) if freeze_at > 1 else -1
-    frozen = ["conv_stem", "bn1", *(f"blocks.{number}" for number in range(last + 1))]
-    for part in frozen + (["conv_head", "bn2"] if freeze_at >= 5 else []):
-        parent, _, child = part.rpartition(".")
-        holder = body.get_submodule(parent)
-        if hasattr(holder, child):
-            setattr(holder, child, freeze_batch_norm_2d(getattr(holder, child)).requires_grad_(False))
-
-
-def _make(name: str, *, on_meta: bool = False, **arguments: Any) -> Any:
+def _make(name: str, **arguments: Any) -> Any:
     import timm
 
-    if not timm.is_model(name):
-        close = difflib.get_close_matches(name.split(".")[0], timm.list_models(), n=3)
-        hint = f"the closest are {', '.join(close)}" if close else "see timm.list_models()"
-        raise ConfigError(f"MODEL.TIMM.NAME is {name!r}, which timm {timm.__version__} does not have; {hint}")
-    if arguments.get("pretrained"):
-        return timm.create_model(name, **arguments)
-    try:
-        if on_meta:
-            with torch.device("meta"):
-                return timm.create_model(name, **arguments)
-        return timm.create_model(name, **arguments)
-    except RuntimeError as error:
-        known = ", ".join(timm.list_pretrained(f"{name.split('.')[0]}.*")) or "none"
-        raise ConfigError(f"MODEL.TIMM.NAME is {name!r}: {error} Names with weights: {known}") from None
-
-
-def _efficientnet_arguments(remove_se: bool, activation: str, slope: float) -> dict[str, Any]:
-    arguments: dict[str, Any] = {"se_layer": nn.Identity} if remove_se else {}
-    if activation == "leaky_relu":
-        arguments["act_layer"] = partial(nn.LeakyReLU, negative_slope=slope)
-    return arguments
-
-
-def _look_at(name: str) -> tuple[bool, list[dict[str, Any]]]:
-    """Whether an encoder is an EfficientNet; and what timm says of its features at the strides 4, 8, 16, 32: index,
-    num_chs, module."""
-    from timm.models.efficientnet import EfficientNetFeatures
-
-    try:
-        probe = _make(name, on_meta=True, features_only=True)
-        found = probe.feature_info.get_dicts(keys=["index", "num_chs", "module", "reduction"])
-    except (AttributeError, NotImplementedError, TypeError):
-        probe, found = None, []
-    last = {level["reduction"]: level for level in found}
-    if not set(STRIDES) <= last.keys():
-        raise ConfigError(
-            f"MODEL.TIMM.NAME is {name!r}, whose features have the strides {list(last) or 'of no pyramid'}; expected "
-            f"an encoder with {list(STRIDES)}, for example tf_efficientnet_b5, resnet50 or convnext_tiny"
-        )
-    return isinstance(probe, EfficientNetFeatures), [last[stride] for stride in STRIDES]
-
-
-def _with_norm(body: nn.Module, norm: str) -> nn.Module:
-    """Batch norms exchanged by timm's own functions: PyTorch's and Detectron2's drop the activation that is in them."""
-    from timm.layers import convert_sync_batchnorm, freeze_batch_norm_2d
-
-    if norm == "SyncBN":
-        return convert_sync_batchnorm(body)
-    return freeze_batch_norm_2d(body) if norm == "FrozenBN" else body
+    return timm.create_model(name, **arguments)
 
 
 def _check_values(activation: str, norm: str, last_stage: str) -> None:
@@ -236,8 +177,6 @@ def build_timm_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> TimmBackbone:
     """The encoder that ``MODEL.TIMM`` describes."""
     cfg = with_backbone_keys(cfg)
     keys = cfg.MODEL.TIMM
-    if input_shape.channels != 3:
-        raise ConfigError(f"encoders of timm take 3 channels, but MODEL.PIXEL_MEAN has {input_shape.channels}")
     return TimmBackbone(
         keys.NAME,
         remove_se=keys.REMOVE_SE,
@@ -248,4 +187,5 @@ def build_timm_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> TimmBackbone:
         freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT,
         weights=keys.WEIGHTS,
         pretrained=keys.PRETRAINED,
+        in_channels=input_shape.channels,
     )

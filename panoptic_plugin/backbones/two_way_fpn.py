@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import torch
@@ -17,9 +17,10 @@ from torch.nn import functional as F
 from panoptic_plugin.backbones.config import with_backbone_keys
 from panoptic_plugin.backbones.efficientnet import NAMES, build_timm_backbone
 from panoptic_plugin.errors import ConfigError
-from panoptic_plugin.layers.norm import make_norm
+from panoptic_plugin.layers.norm import NORMS, make_norm
 
 OUT_CONVS = ("dwsep", "conv")
+TOP_BLOCKS = ("maxpool", "none")
 _SLOPE = 0.01
 
 
@@ -52,11 +53,10 @@ class TwoWayFPN(Backbone):
             top_block: Detectron2's, for more and coarser levels.
 
         Raises:
-            ConfigError: an unknown ``out_conv``.
+            ConfigError: an unknown ``out_conv`` or ``norm``.
         """
         super().__init__()
-        if out_conv not in OUT_CONVS:
-            raise ConfigError(f"MODEL.TWO_WAY_FPN.OUT_CONV is {out_conv!r}, expected one of {', '.join(OUT_CONVS)}")
+        _check_values({"OUT_CONV": (out_conv, OUT_CONVS), "NORM": (norm, NORMS)})
         shapes = bottom_up.output_shape()
         self.bottom_up = bottom_up
         self.in_features = list(in_features)
@@ -105,6 +105,12 @@ class TwoWayFPN(Backbone):
         return self.bottom_up.size_divisibility
 
 
+def _check_values(values: Mapping[str, tuple[str, Sequence[str]]]) -> None:
+    for key, (found, known) in values.items():
+        if found not in known:
+            raise ConfigError(f"MODEL.TWO_WAY_FPN.{key} is {found!r}, expected one of {', '.join(known)}")
+
+
 def _resized(features: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     return F.interpolate(features, size=like.shape[-2:], mode="nearest")
 
@@ -140,6 +146,7 @@ def build_timm_two_way_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Two
     """The encoder of ``MODEL.TIMM`` under the pyramid of ``MODEL.TWO_WAY_FPN``, features p2 to p6."""
     cfg = with_backbone_keys(cfg)
     keys = cfg.MODEL.TWO_WAY_FPN
+    _check_values({"TOP_BLOCK": (keys.TOP_BLOCK, TOP_BLOCKS)})
     return TwoWayFPN(
         bottom_up=build_timm_backbone(cfg, input_shape),
         in_features=NAMES,

@@ -76,11 +76,26 @@ def test_sizes_are_those_of_the_strides_rounded_up(size, last_stage):
 
 
 @pytest.mark.parametrize("name", ["resnet18", "convnext_atto", "mobilenetv3_small_050", "swin_tiny_patch4_window7_224"])
-def test_encoders_of_other_families(name):
+def test_encoders_of_other_families_take_images_of_any_size(name):
     backbone = _on_meta(name)
-    features = backbone(torch.zeros(1, 3, 224, 224, device="meta"))
+    features = backbone(torch.zeros(1, 3, 96, 160, device="meta"))
     for key, shape in backbone.output_shape().items():
-        assert features[key].shape == (1, shape.channels, 224 // shape.stride, 224 // shape.stride)
+        assert features[key].shape == (1, shape.channels, 96 // shape.stride, 160 // shape.stride)
+
+
+def test_channels_come_first_also_where_there_are_as_many_rows():
+    """Swin-T has 96 channels at stride 4 and gives them last; images of 384 rows have 96 rows there."""
+    backbone = _on_meta("swin_tiny_patch4_window7_224")
+    features = backbone(torch.zeros(1, 3, 384, 320, device="meta"))
+    assert features["res2"].shape == (1, 96, 96, 80)
+
+
+@pytest.mark.parametrize("channels", [1, 5])
+def test_images_of_another_number_of_channels(channels):
+    cfg = get_cfg()
+    cfg.MODEL.TIMM.NAME, cfg.MODEL.BACKBONE.FREEZE_AT = "efficientnet_lite0", 0
+    backbone = build_timm_backbone(cfg, ShapeSpec(channels=channels)).eval()
+    assert backbone(torch.zeros(1, channels, 64, 64))["res5"].shape == (1, 1280, 2, 2)
 
 
 def test_all_parameters_get_a_gradient():
@@ -147,6 +162,32 @@ def test_freezing_from_the_stem_on(freeze_at, first_trained, last_stage):
     assert torch.equal(backbone.body.bn1.running_mean, frozen)
 
 
+@pytest.mark.parametrize(
+    ("name", "stages"),
+    [
+        ("resnet18", ["conv1", "layer1", "layer2", "layer3", "layer4"]),
+        ("convnext_atto", ["stem_0", "stages_0", "stages_1", "stages_2", "stages_3"]),
+        ("mobilenetv3_small_050", ["conv_stem", "blocks.0", "blocks.1", "blocks.2", "blocks.4"]),
+    ],
+)
+def test_freezing_other_families(name, stages):
+    for freeze_at in (1, 3, 5):
+        backbone = _on_meta(name, freeze_at=freeze_at)
+        trained = [key for key, parameter in backbone.named_parameters() if parameter.requires_grad]
+        assert not trained if freeze_at == 5 else trained[0].startswith(f"body.{stages[freeze_at]}.")
+        fixed = [key for key, parameter in backbone.named_parameters() if not parameter.requires_grad]
+        assert not set(fixed) & set(trained)
+        assert not [key for key in fixed for stage in stages[freeze_at:] if key.startswith(f"body.{stage}.")]
+
+
+def test_frozen_stages_keep_their_activations():
+    plain = _trained()
+    other = _trained(freeze_at=5)
+    other.load_state_dict(plain.state_dict(), strict=False)
+    assert _differs(plain, other) < 1e-4
+    assert not [parameter for parameter in other.parameters() if parameter.requires_grad]
+
+
 def test_weights_from_a_file_as_timm_reads_it(tmp_path: Path):
     torch.manual_seed(1)
     source = timm.create_model("efficientnet_lite0")
@@ -176,6 +217,35 @@ def test_damaged_weights_name_the_key_and_the_file(tmp_path: Path):
         TimmBackbone("efficientnet_lite0", weights=str(file)).load_pretrained()
 
 
+@pytest.mark.parametrize("is_feature_list", [False, True])
+def test_weights_of_another_encoder_are_refused(tmp_path: Path, is_feature_list: bool):
+    """timm takes them: it leaves out what does not fit, and so would all that there is."""
+    name = "resnet18" if is_feature_list else "efficientnet_lite0"
+    own, other = tmp_path / "own.pth", tmp_path / "other.pth"
+    torch.save(timm.create_model(name).state_dict(), own)
+    torch.save({"backbone.conv1.weight": torch.ones(3, 3, 7, 7), "fc.weight": torch.ones(2, 2)}, other)
+    TimmBackbone(name, weights=str(own)).load_pretrained()
+    with pytest.raises(CheckpointError, match=rf"other.pth has 0 of the \d+ kernels of {name}; expected"):
+        TimmBackbone(name, weights=str(other)).load_pretrained()
+
+
+def test_missing_weights_name_the_key():
+    with pytest.raises(CheckpointError, match="MODEL.TIMM.WEIGHTS is missing.pth, which is no file"):
+        TimmBackbone("efficientnet_lite0", weights="missing.pth").load_pretrained()
+
+
+def test_weights_that_cannot_be_fetched_name_the_remedies(monkeypatch):
+    def no_network(*arguments, **keywords):
+        raise OSError("We couldn't connect to the hub.\nCheck your internet connection.")
+
+    backbone = TimmBackbone("efficientnet_lite0")
+    monkeypatch.setattr(timm, "create_model", no_network)
+    with pytest.raises(CheckpointError) as caught:
+        backbone.load_pretrained()
+    for word in ("MODEL.TIMM.NAME efficientnet_lite0", "couldn't connect", "TIMM.WEIGHTS", "TIMM.PRETRAINED False"):
+        assert word in str(caught.value)
+
+
 def test_weights_are_loaded_where_a_training_starts_without_others(monkeypatch):
     loaded = []
     monkeypatch.setattr(TimmBackbone, "load_pretrained", lambda self: loaded.append(self.name))
@@ -202,7 +272,11 @@ def test_nothing_is_loaded_where_it_is_not_wanted():
         ("tf_efficientnet_b55", {}, "does not have; the closest are tf_efficientnet_b5, "),
         ("tf_efficientnet_b0.ra_in1k", {}, "Names with weights: tf_efficientnet_b0.aa_in1k"),
         ("vit_tiny_patch16_224", {}, "whose features have the strides [16]; expected an encoder with [4, 8, 16, 32]"),
-        ("resnet18", {"freeze_at": 2}, "MODEL.BACKBONE.FREEZE_AT is 2, which resnet18 cannot do; set it to 0"),
+        ("resnetv2_50x1_bit.", {}, "Invalid pretrained tag"),
+        ("coatnet_nano_rw_224", {}, "coatnet_nano_rw_224', which does not take images of every size ("),
+        ("vit_tiny_patch16_224.", {}, ""),
+        ("hrnet_w18_small", {"freeze_at": 2}, "FREEZE_AT is 2, which this encoder cannot do; set it to 0"),
+        ("resnet18", {"freeze_at": 6}, "MODEL.BACKBONE.FREEZE_AT is 6, expected 0 (freeze nothing) to 5"),
         (B0, {"activation": "swish"}, "MODEL.TIMM.ACT is 'swish', expected one of leaky_relu, default"),
         (B0, {"norm": "GN"}, "MODEL.TIMM.NORM is 'GN', expected one of BN, SyncBN, FrozenBN"),
         (B0, {"last_stage": "neck"}, "MODEL.TIMM.LAST_STAGE is 'neck', expected one of head, blocks"),
@@ -212,11 +286,6 @@ def test_what_cannot_be_built_explains_itself(name, arguments, words):
     with pytest.raises(ConfigError) as caught:
         _on_meta(name, **arguments)
     assert words in str(caught.value)
-
-
-def test_images_of_another_number_of_channels():
-    with pytest.raises(ConfigError, match="take 3 channels, but MODEL.PIXEL_MEAN has 1"):
-        build_timm_backbone(get_cfg(), ShapeSpec(channels=1))
 
 
 def test_panoptic_deeplab_runs_on_it():

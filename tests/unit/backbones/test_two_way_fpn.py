@@ -124,6 +124,12 @@ def test_from_config():
         assert features[name].shape == (1, 32, 64 // shape.stride, -(-96 // shape.stride))
 
 
-def test_unknown_convolutions():
-    with pytest.raises(ConfigError, match="OUT_CONV is 'full', expected one of dwsep, conv"):
+def test_unknown_values():
+    with pytest.raises(ConfigError, match="TWO_WAY_FPN.OUT_CONV is 'full', expected one of dwsep, conv"):
         TwoWayFPN(bottom_up=Encoder((3, 3, 3, 3)), in_features=NAMES, out_conv="full")
+    with pytest.raises(ConfigError, match="TWO_WAY_FPN.NORM is 'Bn', expected one of BN, "):
+        TwoWayFPN(bottom_up=Encoder((3, 3, 3, 3)), in_features=NAMES, norm="Bn")
+    cfg = get_cfg()
+    cfg.MODEL.TWO_WAY_FPN.TOP_BLOCK = "max"
+    with pytest.raises(ConfigError, match="TWO_WAY_FPN.TOP_BLOCK is 'max', expected one of maxpool, none"):
+        build_timm_two_way_fpn_backbone(cfg, ShapeSpec(channels=3))
