@@ -8,6 +8,7 @@ import time
 import numpy as np
 import pytest
 import torch
+from detectron2.utils.logger import _LOG_COUNTER
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.ops import masks_to_boxes
@@ -64,6 +65,7 @@ def test_crowds_are_targets_where_wanted(with_crowds):
 
 
 def test_more_segments_than_queries_are_reported(caplog):
+    _LOG_COUNTER.clear()  # once a process
     ids = np.arange(1, 13, dtype=np.int32).reshape(3, 4)
     with caplog.at_level(logging.WARNING):
         found = make(num_queries=11)(ids, [segment(one) for one in range(1, 13)])

@@ -87,6 +87,15 @@ def test_frozen_attention_is_that_of_the_transformer_alone():
     assert all(one.requires_grad for one in model.bbox_attention.parameters())
 
 
+def giou(one, other):
+    """Generalised IoU of two boxes (4,), cxcywh."""
+    one, other = corners(one), corners(other)
+    inner = (torch.minimum(one[2:], other[2:]) - torch.maximum(one[:2], other[:2])).clamp(min=0).prod()
+    union = (one[2:] - one[:2]).prod() + (other[2:] - other[:2]).prod() - inner
+    hull = (torch.maximum(one[2:], other[2:]) - torch.minimum(one[:2], other[:2])).prod()
+    return inner / union - (hull - union) / hull
+
+
 @pytest.mark.parametrize("seed", range(10))
 def test_the_assignment_is_the_cheapest_of_all(seed):
     """Costs by hand: L1 and generalised IoU of boxes, minus the probability of the class."""
@@ -95,13 +104,8 @@ def test_the_assignment_is_the_cheapest_of_all(seed):
     logits, labels = torch.randn(5, 4, generator=random) * 3, torch.randint(0, 3, (3,), generator=random)
 
     def cost(query, segment):
-        one, other = corners(boxes[query]), corners(wanted[segment])
-        inner = (torch.minimum(one[2:], other[2:]) - torch.maximum(one[:2], other[:2])).clamp(min=0).prod()
-        union = (one[2:] - one[:2]).prod() + (other[2:] - other[:2]).prod() - inner
-        hull = (torch.maximum(one[2:], other[2:]) - torch.minimum(one[:2], other[:2])).prod()
-        giou = inner / union - (hull - union) / hull
         l1 = (boxes[query] - wanted[segment]).abs().sum()
-        return float(5 * l1 - 2 * giou - logits[query].softmax(0)[labels[segment]])
+        return float(5 * l1 - 2 * giou(boxes[query], wanted[segment]) - logits[query].softmax(0)[labels[segment]])
 
     totals = {
         queries: sum(cost(query, segment) for segment, query in enumerate(queries))
@@ -129,12 +133,8 @@ def test_losses_of_classes_and_boxes_by_hand():
         slot = torch.full((7,), 34)
         for query, segment in zip(*match(logits, boxes, sample["labels"], sample["boxes"]), strict=True):
             slot[query] = sample["labels"][segment]
-            one, other = corners(boxes[query]), corners(sample["boxes"][segment])
-            inner = (torch.minimum(one[2:], other[2:]) - torch.maximum(one[:2], other[:2])).clamp(min=0).prod()
-            union = (one[2:] - one[:2]).prod() + (other[2:] - other[:2]).prod() - inner
-            hull = (torch.maximum(one[2:], other[2:]) - torch.minimum(one[:2], other[:2])).prod()
             total["loss_bbox"] += 5 * float((boxes[query] - sample["boxes"][segment]).abs().sum()) / 4
-            total["loss_giou"] += 2 * float(1 - inner / union + (hull - union) / hull) / 4
+            total["loss_giou"] += 2 * float(1 - giou(boxes[query], sample["boxes"][segment])) / 4
         for query in range(7):
             weight = 0.1 if slot[query] == 34 else 1.0
             total["loss_ce"] -= weight * float(logits[query].log_softmax(0)[slot[query]])
