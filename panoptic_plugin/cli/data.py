@@ -6,14 +6,14 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from panoptic_plugin.cli import data_convert, data_prepare, data_show, data_validate
+from panoptic_plugin.cli import data_convert, data_grids, data_prepare, data_show, data_validate
 from panoptic_plugin.cli.chosen import add_choices
 from panoptic_plugin.cli.run import run_cli
 from panoptic_plugin.data.synthesize import LAYOUTS, SynthesisOptions, synthesize
 
 DEFAULTS = SynthesisOptions()
 # Each offers add_parser(commands); what it adds sets ``handler``, called with the parsed arguments.
-MODULES = (data_convert, data_prepare, data_show, data_validate)
+MODULES = (data_convert, data_grids, data_prepare, data_show, data_validate)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -37,17 +37,27 @@ def _add_synthesize(commands: argparse._SubParsersAction) -> None:
         help="draw street scenes with exact panoptic labels",
         description="Draw street scenes with exact panoptic labels, in the layout of Cityscapes or COCO. The same "
         "options give the same bytes.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--layout", choices=list(LAYOUTS), default=DEFAULTS.layout, help="folders and formats")
+    default = " (default: %(default)s)"
+    parser.add_argument(
+        "--layout", choices=list(LAYOUTS), default=DEFAULTS.layout, help=f"folders and formats{default}"
+    )
     parser.add_argument("--output", required=True, metavar="DIR", help="serves as DETECTRON2_DATASETS afterwards")
-    parser.add_argument("--num-train", type=int, default=DEFAULTS.num_train, metavar="N", help="training scenes")
-    parser.add_argument("--num-val", type=int, default=DEFAULTS.num_val, metavar="N", help="validation scenes")
-    parser.add_argument("--height", type=int, default=DEFAULTS.height, metavar="H", help="pixels")
-    parser.add_argument("--width", type=int, default=DEFAULTS.width, metavar="W", help="pixels")
-    parser.add_argument("--seed", type=int, default=DEFAULTS.seed, metavar="S", help="another seed, other scenes")
+    parser.add_argument(
+        "--num-train", type=int, default=DEFAULTS.num_train, metavar="N", help=f"training scenes{default}"
+    )
+    parser.add_argument(
+        "--num-val", type=int, default=DEFAULTS.num_val, metavar="N", help=f"validation scenes{default}"
+    )
+    parser.add_argument("--height", type=int, default=DEFAULTS.height, metavar="H", help=f"pixels{default}")
+    parser.add_argument("--width", type=int, default=DEFAULTS.width, metavar="W", help=f"pixels{default}")
+    parser.add_argument(
+        "--seed", type=int, default=DEFAULTS.seed, metavar="S", help=f"another seed, other scenes{default}"
+    )
     parser.add_argument("--same-size", action="store_true", help="no scene of an odd size among them")
-    parser.add_argument("--num-workers", type=int, metavar="N", help="threads; the result is the same")
+    parser.add_argument(
+        "--num-workers", type=int, metavar="N", help="threads; the result is the same (default: one a core, at most 8)"
+    )
     parser.set_defaults(handler=_run_synthesize)
 
 
