@@ -50,13 +50,17 @@ def boxes_of_masks(mask_logits: torch.Tensor) -> list[Box]:
     """
     if not mask_logits.numel():
         return [Box(0, 0, 0, 0)] * len(mask_logits)
-    # The highest values of rows and columns take a third of the time of a map of what is positive.
-    spans = torch.cat([_span(mask_logits.amax(dim=2) > 0), _span(mask_logits.amax(dim=1) > 0)], dim=1)
-    return [Box(*span) for span in spans.tolist()]
+    # The highest value of a row takes a third of the time of a map of what is positive, and columns are few then.
+    rows = _spans(mask_logits.amax(dim=2) > 0)
+    present = torch.zeros_like(mask_logits[:, 0], dtype=torch.bool)
+    for columns, logits, (top, bottom) in zip(present, mask_logits, rows, strict=True):
+        if top < bottom:
+            columns.copy_(logits[top:bottom].amax(dim=0) > 0)
+    return [Box(*vertical, *horizontal) for vertical, horizontal in zip(rows, _spans(present), strict=True)]
 
 
-def _span(present: torch.Tensor) -> torch.Tensor:
-    # bool (N, L) to int64 (N, 2): the first, and the one after the last
+def _spans(present: torch.Tensor) -> list[list[int]]:
+    # Of bool (N, L), for each of N: the first, and the one after the last; both 0 where there is none.
     first = present.int().argmax(dim=1)
     after = present.shape[1] - present.flip(1).int().argmax(dim=1)
-    return torch.stack([first, after], dim=1) * present.any(dim=1, keepdim=True)
+    return (torch.stack([first, after], dim=1) * present.any(dim=1, keepdim=True)).tolist()

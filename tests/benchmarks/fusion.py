@@ -39,6 +39,7 @@ def measure(*, rounds: int, quick: bool) -> Iterator[dict[str, Any]]:
             "row": "panoptic fusion",
             "case": f"{size[0]}x{size[1]}, {num_masks} masks",
             "peak_mib": peak_mib(ours),
+            "reference_peak_mib": peak_mib(literal),
             **interleaved(ours, literal, _compare, rounds=rounds, ours_each=3),
             "reference": "a literal loop",
             "equality": "every pixel's id",
