@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -36,5 +37,10 @@ def test_losses_and_classes_are_logged(tmp_path, monkeypatch):
     assert len(tables) == 2 and len(list(out.glob("wandb/offline-run-*/files/media/images/classes_*.jpg"))) == 2
     content = json.loads(tables[-1].read_text())
     assert len(content["data"]) == 19 and {"class", "kind", "PQ", "SQ", "RQ", "IoU"} <= set(content["columns"])
+    (run,) = out.glob("wandb/offline-run-*/*.wandb")
+    until = time.monotonic() + 20
+    while not all(name in run.read_bytes() for name in (b"classes/PQ", b"classes/SQ", b"classes/RQ", b"loss_center")):
+        assert time.monotonic() < until  # a process of wandb's own writes it
+        time.sleep(0.1)
     log = (out / "log.txt").read_text()
     assert "No more charts" not in log and "Weights & Biases failed" not in log

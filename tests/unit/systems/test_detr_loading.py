@@ -37,8 +37,12 @@ def test_an_official_box_model_fills_all_but_the_mask_head(tmp_path, caplog):
     state = on_meta(make_cfg(**COCO, **{"MODEL.MASK_ON": False})).state_dict()
     weights = {name: torch.full((1,), 0.5).expand(value.shape) for name, value in to_official(state).items()}
     assert len(weights) == 458 and "backbone.0.body.conv1.weight" in weights
+    model = on_meta(make_cfg(**COCO, **SECOND_STAGE)).to_empty(device="cpu")
+    for value in model.state_dict().values():
+        value.zero_()
+    torch.save({"model": weights}, tmp_path / "boxes.pth")
     with caplog.at_level(logging.INFO, "panoptic_plugin"):
-        model = load(make_cfg(**COCO, **SECOND_STAGE), weights, tmp_path)
+        PluginCheckpointer(model).load(str(tmp_path / "boxes.pth"))
     line = next(record.getMessage() for record in caplog.records if record.getMessage().startswith("Weights of"))
     assert "backbone 265/265, detr 193/193, bbox_attention 0/4, mask_head 0/28" in line
     assert line.endswith("32 missing, 0 of another shape, 0 unexpected")
