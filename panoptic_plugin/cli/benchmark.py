@@ -33,13 +33,22 @@ GENERATED = {
     133: ("coco", "coco_2017_train_panoptic", "coco_2017_val_panoptic"),
 }
 NUM_SCENES = 4
+EPILOG = """\
+examples:
+  the whole config on generated scenes, without a dataset or weights:
+    %(prog)s --config-file F.yaml
+  a trained model on its own data, the inference alone, figures as JSON:
+    %(prog)s --config-file F.yaml --dataset my_val --weights model_final.pth --parts inference --json figures.json
+"""
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        description="Time each stage of a config: decode, augment, targets, collate, network, post-processing, "
-        "evaluation, and the training step with its memory. Without --dataset on generated scenes, without --weights "
-        "on random ones."
+        description="Time each stage of a config: decode, augment, targets, collate, network, post-processing,\n"
+        "evaluation, and the training step with its memory. Without --dataset on generated scenes,\n"
+        "without --weights on random ones.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--config-file", required=True, metavar="FILE", help="config of the model")
     parser.add_argument("--dataset", metavar="NAME", help="a registered dataset (default: generated scenes)")
@@ -48,8 +57,12 @@ def build_parser() -> argparse.ArgumentParser:
         "--device", metavar="NAME", help="short for MODEL.DEVICE NAME (default: cuda where there is one)"
     )
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="what to time (default: both)")
-    parser.add_argument("--num-images", type=int, default=8, help="images of inference (default: %(default)s)")
-    parser.add_argument("--num-steps", type=int, default=3, help="steps of training (default: %(default)s)")
+    parser.add_argument(
+        "--num-images", type=int, default=8, metavar="N", help="images of inference (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--num-steps", type=int, default=3, metavar="N", help="steps of training (default: %(default)s)"
+    )
     parser.add_argument("--size", type=int, nargs=2, metavar=("H", "W"),
                         help="of generated scenes and network input (default: INPUT.{MIN,MAX}_SIZE_TEST)")  # fmt: skip
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads of PyTorch (default: its own choice)")
@@ -62,6 +75,10 @@ def run(args: argparse.Namespace) -> int:
     """Time, print the tables, write the JSON."""
     if args.num_images < 1 or args.num_steps < 1:
         raise UserError("--num-images and --num-steps must be 1 or more")
+    if args.threads is not None and args.threads < 1:
+        raise UserError(f"--threads is {args.threads}, expected 1 or more")
+    if args.json and not Path(args.json).absolute().parent.is_dir():
+        raise UserError(f"--json {args.json} cannot be written: its folder does not exist; make it first")
     logging.getLogger("panoptic_plugin").setLevel(logging.WARNING)
     if args.threads:
         torch.set_num_threads(args.threads)

@@ -11,19 +11,31 @@ import torch
 from tabulate import tabulate
 
 from panoptic_plugin.backbones.weights import LAYOUTS, ConversionReport, check_plausible, convert_state_dict
+from panoptic_plugin.cli.run import run_cli
 from panoptic_plugin.engine.checkpoint_file import WRITERS, load_state_dict_file, write_checkpoint_file
-from panoptic_plugin.errors import CheckpointError, UserError
+from panoptic_plugin.errors import CheckpointError
 from panoptic_plugin.systems.detr.weights import is_detr, to_native, to_official
 
 SHOWN_KEYS = 5
+EPILOG = """\
+examples:
+  an ImageNet backbone, for MODEL.WEIGHTS of a training:
+    %(prog)s hrnetv2_w48_imagenet_pretrained.pth h48.pkl
+  a DETR of this package under the official names:
+    %(prog)s --to-official output/model_final.pth detr.pth
+
+The last line it prints names the config keys that go with the weights.
+"""
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line of the converter."""
     parser = argparse.ArgumentParser(
-        description="Convert ImageNet weights (SegmenTron's Xception-65, HRNet, torchvision's ResNets), semantic "
-        "models (HRNet-OCR, NVIDIA's multi-scale attention), DETR in any layout, or Detectron2 weights for "
-        "MODEL.WEIGHTS. The input is read as data: no code in it can run."
+        description="Convert ImageNet weights (SegmenTron's Xception-65, HRNet, torchvision's ResNets), semantic\n"
+        "models (HRNet-OCR, NVIDIA's multi-scale attention), DETR in any layout, or Detectron2 weights for\n"
+        "MODEL.WEIGHTS. The input is read as data: no code in it can run.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("input", metavar="IN", help="weights: a file of torch.save, safetensors or a pickle")
     parser.add_argument("output", metavar="OUT", help=f"the file to write; it ends in {', '.join(WRITERS)}")
@@ -100,9 +112,4 @@ def _say(text: str) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the converter; 0, or 2 after a user's mistake, which is printed as one line."""
-    try:
-        run(build_parser().parse_args(argv))
-    except UserError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
-    return 0
+    return run_cli(run, build_parser().parse_args(argv))

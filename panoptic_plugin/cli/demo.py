@@ -43,11 +43,27 @@ from panoptic_plugin.visualization.video import VideoReader
 logger = logging.getLogger(__name__)
 
 FORMATS = ("overlay", "ids", "json")
+EPILOG = """\
+examples:
+  pictures, single files and whole folders:
+    %(prog)s --config-file F.yaml --weights model_final.pth --input a.jpg photos/ --output drawn
+  ids and COCO's panoptic JSON besides:
+    %(prog)s --config-file F.yaml --weights model_final.pth --input photos/ --output drawn --output-format ids json
+  a video; the first camera, in a window:
+    %(prog)s --config-file F.yaml --weights model_final.pth --video-input drive.mp4 --output drawn.mp4
+    %(prog)s --config-file F.yaml --weights model_final.pth --webcam
+
+More: docs/demo.md
+"""
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Options of the demo; those of Detectron2's demo keep their names."""
-    parser = argparse.ArgumentParser(description="Draw the panoptic segmentation of images, a video or a camera.")
+    parser = argparse.ArgumentParser(
+        description="Draw the panoptic segmentation of images, a video or a camera.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--config-file", required=True, metavar="FILE", help="config of the model")
     parser.add_argument("--input", nargs="+", metavar="PATH", help="images, folders, quoted glob patterns")
     parser.add_argument("--video-input", metavar="FILE", help="a video")
@@ -72,7 +88,10 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--batch-size", type=int, metavar="N", help="images that run together (default: 4 on a GPU, 1 on a CPU)"
     )
-    parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE overrides of the config")
+    parser.add_argument(
+        "--opts", nargs=argparse.REMAINDER, default=[],
+        help="KEY VALUE overrides of the config; the last option, for all words after it are taken as such",
+    )  # fmt: skip
     return parser
 
 
@@ -117,7 +136,9 @@ def run(args: argparse.Namespace) -> int:
     if args.output:
         logger.info("Results are in %s", args.output)
     if failed:
-        named = ", ".join(failed[:5]) + (", ..." if len(failed) > 5 else "")
+        if len(failed) == 1:
+            raise UserError(f"1 of {num_shots + 1} images could not be read: {one_line(failed[0].error)}")
+        named = ", ".join(shot.name for shot in failed[:5]) + (", ..." if len(failed) > 5 else "")
         raise UserError(f"{len(failed)} of {num_shots + len(failed)} images could not be read, see above: {named}")
     return INTERRUPTED if interrupted and not job.live else 0
 
@@ -227,11 +248,12 @@ def _video_path(args: argparse.Namespace, target: Path, stem: str) -> tuple[Path
     return path, path.parent
 
 
-def _stream(job: Job, predictor: PanopticPredictor) -> tuple[int, list[str], bool]:
-    """Read, predict and write; returns the number of results, the names that failed, and whether Ctrl-C ended it."""
+def _stream(job: Job, predictor: PanopticPredictor) -> tuple[int, list[Shot], bool]:
+    """Read, predict and write; returns the number of results, the shots that failed, and whether Ctrl-C ended it."""
     waiting = 1 if job.live else 2 * predictor.batch_size
     tracker = Tracker() if job.video else None
-    num_shots, failed = 0, []
+    failed: list[Shot] = []
+    num_shots = 0
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(_stop_on_interrupt())
         outputs = [stack.enter_context(contextlib.closing(one)) for one in job.outputs(predictor.metadata)]
@@ -267,12 +289,12 @@ def _stream(job: Job, predictor: PanopticPredictor) -> tuple[int, list[str], boo
     return num_shots, failed, stop.is_set()
 
 
-def _predict(batch: list[Shot], predictor: PanopticPredictor, failed: list[str]) -> list[Shot]:
+def _predict(batch: list[Shot], predictor: PanopticPredictor, failed: list[Shot]) -> list[Shot]:
     """The shots that could be read, with their results; the others are reported and added to ``failed``."""
     for shot in batch:
         if shot.error is not None:
             logger.error("%s", one_line(shot.error))
-            failed.append(shot.name)
+            failed.append(shot)
     readable = [shot for shot in batch if shot.error is None]
     try:
         results = predictor([shot.image for shot in readable])

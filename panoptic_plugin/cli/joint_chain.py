@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from panoptic_plugin.cli.quickstart import REPOSITORY, call
+from panoptic_plugin.cli.quickstart import REPOSITORY, add_scene_options, call
 from panoptic_plugin.errors import ConfigError
 from panoptic_plugin.files import replace_file
 
@@ -66,12 +66,12 @@ def build_parser() -> argparse.ArgumentParser:
         description="Generate street scenes and train the joint network's experiments on them (CPU, minutes): exp1 -> "
         "exp2 -> exp3 -> exp3 with instance weights -> exp4 -> exp5. Prints mIoU, AP, AR and PQ of each.",
     )
-    parser.add_argument("--output", default="joint_chain", help="folder of everything it makes (default: %(default)s)")
-    parser.add_argument("--configs", default=str(REPOSITORY / "configs" / "quick"), help="folder of the twins")
-    parser.add_argument("--num-train", type=int, default=160, help="training scenes (default: %(default)s)")
-    parser.add_argument("--num-val", type=int, default=32, help="validation scenes (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of scenes and trainings (default: %(default)s)")
-    parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE overrides of all configs")
+    add_scene_options(parser, output="joint_chain", num_val=32)
+    parser.add_argument(
+        "--configs", default=str(REPOSITORY / "configs" / "quick"), metavar="DIR",
+        help="folder of joint_exp1_semantic.yaml and so on (default: configs/quick of this package)",
+    )  # fmt: skip
+    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="overrides of all configs")
     return parser
 
 

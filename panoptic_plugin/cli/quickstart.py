@@ -15,6 +15,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from panoptic_plugin.cli.run import USER_ERROR
 from panoptic_plugin.errors import ConfigError, UserError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -29,13 +30,24 @@ def build_parser() -> argparse.ArgumentParser:
         description="Generate street scenes in Cityscapes layout, train Panoptic-DeepLab on them (CPU, minutes), "
         "evaluate PQ, mIoU and AP, draw the results and write a report.",
     )
-    parser.add_argument("--output", default="quickstart", help="folder of everything it makes (default: %(default)s)")
-    parser.add_argument("--config-file", default=str(CONFIG), help="training config (default: %(default)s)")
-    parser.add_argument("--num-train", type=int, default=160, help="training scenes (default: %(default)s)")
-    parser.add_argument("--num-val", type=int, default=24, help="validation scenes (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of scenes and training (default: %(default)s)")
-    parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE overrides of the config")
+    add_scene_options(parser, output="quickstart", num_val=24)
+    parser.add_argument(
+        "--config-file", default=str(CONFIG), metavar="FILE",
+        help=f"training config (default: {CONFIG.relative_to(REPOSITORY)} of this package)",
+    )  # fmt: skip
+    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="overrides of the config")
     return parser
+
+
+def add_scene_options(parser: argparse.ArgumentParser, *, output: str, num_val: int) -> None:
+    """Options of a command that trains on scenes it generates; the values are their defaults."""
+    number = {"type": int, "metavar": "N"}
+    parser.add_argument(
+        "--output", default=output, metavar="DIR", help="folder of everything it makes (default: %(default)s)"
+    )
+    parser.add_argument("--num-train", **number, default=160, help="training scenes (default: %(default)s)")
+    parser.add_argument("--num-val", **number, default=num_val, help="validation scenes (default: %(default)s)")
+    parser.add_argument("--seed", **number, default=0, help="of scenes and trainings (default: %(default)s)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -77,13 +89,15 @@ def _stages(args: argparse.Namespace, data: Path, run_folder: Path, pictures: Pa
 
 
 def call(words: list[str], data: Path) -> None:
-    """Show a ``panoptic`` command and run it, with generated data; raises UserError where it fails."""
+    """Show a ``panoptic`` command and run it, with generated data; raises UserError or SystemExit where it fails."""
     _say(f"\n$ DETECTRON2_DATASETS={shlex.quote(str(data))} panoptic {shlex.join(words)}")
     sys.stdout.flush()
     code = subprocess.call(
         [sys.executable, "-m", "panoptic_plugin.cli.main", *words],
         env={**os.environ, "DETECTRON2_DATASETS": str(data.resolve())},
     )
+    if code == USER_ERROR:  # it has said why, in one line
+        raise SystemExit(code)
     if code:
         raise UserError(f"'panoptic {words[0]}' ended with exit code {code}; its message stands above")
 

@@ -47,10 +47,25 @@ examples:
 """
 
 
+# In the words of this package, for Detectron2's options.
+HELP = {
+    "config_file": "YAML file of the model, its data and its training",
+    "resume": "go on from the newest whole checkpoint of OUTPUT_DIR; with --eval-only evaluate it",
+    "eval_only": "evaluate on DATASETS.TEST and do not train",
+    "num_gpus": "GPUs of this machine; 0 is the CPU (default: 1, or 0 where there is none)",
+    "num_machines": "machines that train together (default: %(default)s)",
+    "machine_rank": "number of this machine, from 0 (default: %(default)s)",
+    "dist_url": "where machine 0 is met, tcp://HOST:PORT (default: a free port of this machine)",
+    "opts": "values of config keys, as KEY VALUE pairs after all options, for example SOLVER.MAX_ITER 1000",
+}
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Detectron2's options (``--config-file --resume --eval-only --num-gpus ...``, then KEY VALUE), and ours."""
     parser = default_argument_parser(EPILOG)
     parser.description = "Train a model from a config file, or evaluate it."
+    for action in parser._actions:
+        action.help = HELP.get(action.dest, action.help)
     # Not given is told from given: without a GPU the default falls back to the CPU, an explicit number does not.
     parser.set_defaults(num_gpus=None)
     parser.add_argument("--weights", metavar="PATH", help="short for MODEL.WEIGHTS PATH")

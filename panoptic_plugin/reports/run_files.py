@@ -156,6 +156,11 @@ def _results_folder(run: Run, dataset: str | None) -> Path:
     """``inference``, or a folder of the dataset's name in it where several are evaluated."""
     root = run.folder / "inference"
     if dataset:
+        named = [str(name) for name in run.config.get("DATASETS.TEST") or []]
+        if dataset not in named and not (root / dataset).is_dir():
+            raise DatasetError(
+                f"{run.folder} evaluated no dataset {dataset!r} (--dataset); there is: {', '.join(named) or 'none'}"
+            )
         return root / dataset if (root / dataset).is_dir() else root
     if (root / "metrics.json").is_file() or not root.is_dir():
         return root

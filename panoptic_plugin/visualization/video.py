@@ -50,7 +50,8 @@ class VideoReader:
         self.source = source
         self.num_read = 0
         if isinstance(source, str) and not os.path.isfile(source):
-            raise UserError(f"video {source} does not exist")
+            fault = "is a folder" if Path(source).expanduser().is_dir() else "does not exist"
+            raise UserError(f"video {source} {fault}; name a video file")
         with _quiet():
             self._capture = cv2.VideoCapture(source)
         if not self._capture.isOpened():

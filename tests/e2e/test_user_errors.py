@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from tiny_training import job_environment, make_scenes, write_config
 
+from panoptic_plugin.cli.main import main as panoptic
 from panoptic_plugin.cli.train import main
 
 
@@ -65,6 +66,11 @@ def test_evaluation_without_weights(fails):
     assert "--weights" in fails("--eval-only")
 
 
+def test_evaluation_of_a_folder_without_checkpoints(fails, tmp_path):
+    line = fails("--eval-only", "--resume")
+    assert f"OUTPUT_DIR {tmp_path / 'out'} holds no checkpoint to evaluate" in line
+
+
 def test_wrong_number_of_classes(fails):
     line = fails("MODEL.SEM_SEG_HEAD.NUM_CLASSES", "20")
     assert "NUM_CLASSES is 20" in line and "set MODEL.SEM_SEG_HEAD.NUM_CLASSES 19" in line
@@ -89,6 +95,28 @@ def test_segment_of_an_unknown_category(fails, scenes, tmp_path):
     file.write_text(json.dumps(content))
     line = fails(datasets=broken)
     assert "cityscapes_panoptic_train.json" in line and "999" in line
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("demo --config-file {config} --video-input {folder} --output {folder}/a", "video {folder} is a folder; name"),
+        ("report {folder}/run --dataset nowhere", "{folder}/run evaluated no dataset 'nowhere' (--dataset)"),
+        ("benchmark --config-file {config} --threads 0", "--threads is 0, expected 1 or more"),
+        ("benchmark --config-file {config} --json {folder}/gone/a.json", "--json {folder}/gone/a.json cannot be"),
+        ("tune --cfg {config} --output {folder}/tiny.yaml", "OUTPUT_DIR '{folder}/tiny.yaml' cannot be made"),
+        ("data synthesize --output {folder}/tiny.yaml", "cannot use {folder}/tiny.yaml: File exists"),
+    ],
+)
+def test_other_commands(scenes, tmp_path, capsys, words, expected):
+    config = write_config(tmp_path)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text("{}")
+    with job_environment(scenes):
+        assert panoptic(words.format(config=config, folder=tmp_path).split()) == 2
+    printed = capsys.readouterr()
+    assert printed.err.startswith(f"error: {expected.format(folder=tmp_path)}")
+    assert printed.err.count("\n") == 1 and "Traceback" not in printed.out
 
 
 @pytest.mark.slow
