@@ -206,7 +206,7 @@ def _levels_table(count: GridCount, objects: GridObjects) -> str:
         for number, level in enumerate(count.levels)
     ]
     headers = ("level", "grid", "cell", "scales", "instances", "of all", "cells each", "cells shared", "covered")
-    return tabulate(rows, headers=headers, colalign=("left",) * 4 + ("right",) * 5)
+    return tabulate(rows, headers=headers, colalign=("left",) * 4 + ("right",) * 5, disable_numparse=True)
 
 
 def _losses(count: GridCount) -> str:
@@ -237,7 +237,7 @@ def _others_table(choices: Sequence[Choice]) -> str:
         for choice in choices
     ]
     headers = ("NUM_GRIDS", "SCALE_RANGES", "cells", "outside", "covered", "not learned")
-    table = tabulate(rows, headers=headers, colalign=("left", "left") + ("right",) * 4)
+    table = tabulate(rows, headers=headers, colalign=("left", "left") + ("right",) * 4, disable_numparse=True)
     return f"these values, and others:\n{table}"
 
 
@@ -255,10 +255,7 @@ def _advice(objects: GridObjects, values: dict[str, Any], choices: Sequence[Choi
             lines.append(f'  MODEL.SOLOV2.SCALE_RANGES "[{_ranges(best, "[{:g}, {:g}]", ", ")}]"')
         if best.num_cells > given.num_cells:
             times = best.num_cells / given.num_cells
-            lines.append(
-                f"  the towers then cost {times:.1f} times as much; narrower ones pay for it: CHANNELS 256, NUM_CONVS 2, "
-                "NUM_KERNELS 128"
-            )
+            lines.append(f"  the towers then cost {times:.1f} times as much; CHANNELS 256, NUM_CONVS 2 pay for it")
     if unused := [str(number) for number, level in enumerate(given.count.levels) if not level.instances]:
         lines.append(f"levels without an instance, so that they learn background only: {', '.join(unused)}")
     if most > values["most"]:
