@@ -16,6 +16,7 @@ from detectron2.layers import Conv2d, FrozenBatchNorm2d, NaiveSyncBatchNorm
 from torch import nn
 
 CONVOLUTIONS = (nn.Conv2d, Conv2d)
+ACTIVATED_NORMS = ("BatchNormAct2d", "SyncBatchNormAct", "FrozenBatchNormAct2d", "NaiveSyncBatchNormAct")
 NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm, NaiveSyncBatchNorm, FrozenBatchNorm2d)
 
 
@@ -26,7 +27,8 @@ def fold_batch_norm(model: nn.Module) -> nn.Module:
 
     * the ``norm`` of Detectron2's ``Conv2d``;
     * the next module in a ``nn.Sequential``;
-    * the next child of another module, and named as it is with "bn" for "conv" (``conv1``, ``bn1``).
+    * the next child of another module, and named as it is with "bn" for "conv" (``conv1``, ``bn1``);
+    * the next child of one of timm's modules, and one of timm's norms that hold an activation, which stays.
 
     Everything else stays as it is: other kinds of norms and convolutions (subclasses too), norms without running
     statistics, and convolutions that stand in several places. The model itself is not touched; a folded copy's weights
@@ -41,8 +43,18 @@ def fold_batch_norm(model: nn.Module) -> nn.Module:
         norm = getattr(holder, name)
         if uses[id(conv)] == uses[id(norm)] == 1 and _fits(conv, norm):
             _fold(conv, norm)
-            setattr(holder, name, None if holder is conv else nn.Identity())
+            setattr(holder, name, None if holder is conv else _what_remains(norm))
     return folded
+
+
+def _what_remains(norm: nn.Module) -> nn.Module:
+    act = getattr(norm, "act", None) if _holds_activation(norm) else None  # its drop does nothing in evaluation
+    return act if isinstance(act, nn.Module) else nn.Identity()
+
+
+def _holds_activation(module: nn.Module) -> bool:
+    """Whether it is a norm of timm that is followed by an activation within itself, or ours of that kind."""
+    return type(module).__name__ in ACTIVATED_NORMS and hasattr(module, "act")
 
 
 def _normalised(model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Conv2d]]:
@@ -50,15 +62,23 @@ def _normalised(model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Conv2d]]:
     for module in model.modules():
         if type(module) in CONVOLUTIONS and getattr(module, "norm", None) is not None:
             yield module, "norm", module  # type: ignore[misc]
-        for (first, conv), (second, _) in pairwise(module.named_children()):
+        for (first, conv), (second, norm) in pairwise(module.named_children()):
             follows = isinstance(module, nn.Sequential) or first.replace("conv", "bn") == second != first
+            follows |= type(module).__module__.startswith("timm.") and _holds_activation(norm)
             plain = getattr(conv, "norm", None) is None and getattr(conv, "activation", None) is None
-            if type(conv) in CONVOLUTIONS and plain and follows:
+            if _is_convolution(conv) and plain and follows:
                 yield module, second, conv  # type: ignore[misc]
 
 
+def _is_convolution(module: nn.Module) -> bool:
+    # timm's pads as TensorFlow does, by the size of the image, and is one otherwise.
+    return type(module) in CONVOLUTIONS or type(module).__qualname__ == "Conv2dSame"
+
+
 def _fits(conv: nn.Conv2d, norm: nn.Module) -> bool:
-    mean = norm.running_mean if type(norm) in NORMS else None
+    if norm._forward_hooks or norm._forward_pre_hooks:  # somebody reads what comes in or out
+        return False
+    mean = norm.running_mean if type(norm) in NORMS or _holds_activation(norm) else None
     return isinstance(mean, torch.Tensor) and len(mean) == conv.out_channels
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from detectron2.layers import NaiveSyncBatchNorm, get_norm
@@ -61,35 +62,34 @@ def replace_sync_batch_norm(module: nn.Module, *, distributed: bool) -> nn.Modul
     return module
 
 
-class BatchNormAct(nn.BatchNorm2d):
-    """Batch normalisation with ``drop`` and ``act`` after it, which whoever makes it sets."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.act(self.drop(super().forward(x)))
-
-
 class NaiveSyncBatchNormAct(NaiveSyncBatchNorm):
-    """As :class:`BatchNormAct`, over all processes."""
+    """Batch normalisation over all processes with ``drop`` and ``act`` after it, which whoever makes it sets."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.act(self.drop(super().forward(x)))
 
 
 def _without_sync(norm: nn.SyncBatchNorm, distributed: bool) -> nn.Module:
-    # stats_mode "N" weighs the processes by their number of images, as nn.SyncBatchNorm does for equal sizes.
-    arguments = (norm.num_features, norm.eps, norm.momentum)
-    has_activation = hasattr(norm, "act")
-    if distributed:
-        kind = NaiveSyncBatchNormAct if has_activation else NaiveSyncBatchNorm
-        replacement: nn.Module = kind(*arguments, stats_mode="N")
-    else:
-        replacement = (BatchNormAct if has_activation else nn.BatchNorm2d)(*arguments)
-    if has_activation:
+    replacement = _plain(norm, distributed)
+    if hasattr(norm, "act"):  # timm's SyncBatchNormAct
         replacement.act, replacement.drop = norm.act, norm.drop
     replacement.weight, replacement.bias = norm.weight, norm.bias
     for buffer in ("running_mean", "running_var", "num_batches_tracked"):
         setattr(replacement, buffer, getattr(norm, buffer))
     return replacement.train(norm.training)
+
+
+def _plain(norm: nn.SyncBatchNorm, distributed: bool) -> nn.Module:
+    arguments: tuple[Any, ...] = (norm.num_features, norm.eps, norm.momentum)
+    has_activation = hasattr(norm, "act")
+    if distributed:
+        # stats_mode "N" weighs the processes by their number of images, as nn.SyncBatchNorm does for equal sizes.
+        return (NaiveSyncBatchNormAct if has_activation else NaiveSyncBatchNorm)(*arguments, stats_mode="N")
+    if has_activation:
+        from timm.layers import BatchNormAct2d
+
+        return BatchNormAct2d(*arguments)
+    return nn.BatchNorm2d(*arguments)
 
 
 @torch.no_grad()

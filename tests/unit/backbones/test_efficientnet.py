@@ -9,6 +9,8 @@ import timm
 import torch
 from detectron2.layers import FrozenBatchNorm2d, NaiveSyncBatchNorm, ShapeSpec
 from detectron2.modeling import build_model
+from panoptic_deeplab_models import tiny_config, training_sample
+from timm.layers import BatchNormAct2d
 from torch import nn
 
 from panoptic_plugin.backbones.efficientnet import TimmBackbone, build_timm_backbone
@@ -26,10 +28,10 @@ def _on_meta(*arguments, **keywords) -> TimmBackbone:
         return TimmBackbone(*arguments, **keywords)
 
 
-def _trained(**arguments) -> TimmBackbone:
+def _trained(name: str = "efficientnet_lite0", **arguments) -> TimmBackbone:
     """A small encoder whose batch norms do something."""
     torch.manual_seed(0)
-    backbone = TimmBackbone("efficientnet_lite0", **arguments)
+    backbone = TimmBackbone(name, **arguments)
     for module in backbone.modules():
         if isinstance(getattr(module, "running_mean", None), torch.Tensor):
             module.running_mean.normal_(0, 0.1)
@@ -136,6 +138,8 @@ def test_synchronised_norms_are_exchanged_with_their_activations(distributed):
     assert not [module for module in other.modules() if isinstance(module, nn.SyncBatchNorm)]
     naive = [module for module in other.modules() if isinstance(module, NaiveSyncBatchNorm)]
     assert bool(naive) == distributed
+    activated = [module for module in other.modules() if type(module) is BatchNormAct2d]
+    assert bool(activated) != distributed
     assert list(other.state_dict()) == list(plain.state_dict())
     assert _differs(plain, other) < 1e-4
     images = torch.randn(2, 3, 64, 64)
@@ -146,9 +150,31 @@ def test_synchronised_norms_are_exchanged_with_their_activations(distributed):
         torch.testing.assert_close(one.grad, another.grad, rtol=1e-3, atol=1e-2)
 
 
-def test_folding_changes_nothing():
-    plain = _trained()
-    assert _differs(plain, fold_batch_norm(plain)) < 1e-4
+@pytest.mark.parametrize(
+    ("name", "norm", "left"),
+    [
+        ("efficientnet_lite0", "BN", 0),
+        ("tf_efficientnet_lite0", "SyncBN", 0),  # with convolutions that pad as TensorFlow does
+        ("tf_efficientnet_lite0", "FrozenBN", 0),
+        ("mobilenetv3_small_050", "BN", 1),  # its conv_stem and bn1
+        ("resnet18", "BN", 0),
+        ("resnet18", "FrozenBN", 20),  # torchvision's
+    ],
+)
+def test_folding_takes_norms_and_no_activation(name, norm, left):
+    plain = _trained(name, norm=norm)
+    folded = fold_batch_norm(plain)
+    assert _differs(plain, folded) < 1e-4
+    assert sum(hasattr(module, "running_mean") for module in folded.modules()) == left
+    images = torch.randn(1, 3, 100, 170)  # of a size at which TensorFlow pads more at one end
+    with torch.no_grad():
+        torch.testing.assert_close(folded(images)["res4"], plain(images)["res4"], rtol=1e-3, atol=1e-3)
+
+
+def test_folding_keeps_a_norm_whose_output_is_read():
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+    model[1].register_forward_hook(lambda *_: None)
+    assert isinstance(fold_batch_norm(model)[1], nn.BatchNorm2d)
 
 
 @pytest.mark.parametrize(("freeze_at", "first_trained"), [(1, "blocks.0"), (2, "blocks.2"), (3, "blocks.3")])
@@ -288,21 +314,16 @@ def test_what_cannot_be_built_explains_itself(name, arguments, words):
     assert words in str(caught.value)
 
 
-def test_panoptic_deeplab_runs_on_it():
-    cfg = get_cfg()
-    cfg.MODEL.DEVICE = "cpu"
-    cfg.MODEL.META_ARCHITECTURE = "PluginPanopticDeepLab"
-    cfg.MODEL.BACKBONE.NAME, cfg.MODEL.BACKBONE.FREEZE_AT = "build_timm_backbone", 0
+def test_panoptic_deeplab_trains_and_runs_on_it():
+    cfg = tiny_config(crop=None)
+    cfg.MODEL.BACKBONE.NAME = "build_timm_backbone"
     cfg.MODEL.TIMM.NAME = "efficientnet_lite0"
-    cfg.DATASETS.TRAIN = ("cityscapes_fine_panoptic_train",)
-    for head in (cfg.MODEL.SEM_SEG_HEAD, cfg.MODEL.INS_EMBED_HEAD):
-        head.IN_FEATURES, head.PROJECT_FEATURES = ["res2", "res3", "res5"], ["res2", "res3"]
-        head.PROJECT_CHANNELS = [8, 8]
-        head.ASPP_CHANNELS, head.HEAD_CHANNELS, head.CONVS_DIM, head.COMMON_STRIDE, head.NORM = 8, 8, 8, 4, "BN"
-    cfg.MODEL.SEM_SEG_HEAD.NAME = "PluginPanopticDeepLabSemSegHead"
-    cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 19
-    cfg.MODEL.SEM_SEG_HEAD.LOSS_TYPE = "hard_pixel_mining"
-    model = build_model(cfg).eval()
+    model = build_model(cfg)
+    losses = model([training_sample(64, 96, seed=seed) for seed in range(2)])
+    sum(losses.values()).backward()
+    assert all(torch.isfinite(loss) for loss in losses.values())
+    # res4 is on the way to res5; all the encoder trains.
+    assert all(parameter.grad is not None for parameter in model.backbone.parameters())
     with torch.no_grad():
-        result = model([{"image": torch.zeros(3, 64, 96, dtype=torch.uint8)}])[0]
-    assert result["panoptic_seg"][0].shape == (64, 96)
+        result = model.eval()([{"image": torch.zeros(3, 60, 90, dtype=torch.uint8)}])[0]
+    assert result["panoptic_seg"][0].shape == (60, 90)
