@@ -109,7 +109,8 @@ def fuse(
         raise ConfigError(f"OUTSIDE of the panoptic fusion is {outside!r}, expected one of {', '.join(OUTSIDE)}")
     kept = select_masks(mask_logits, scores, score_threshold=score_threshold, overlap_threshold=overlap_threshold)
     num_classes, *size = semantic.shape
-    stuff_ids = [category for category in range(num_classes) if category not in set(thing_ids)]
+    things = frozenset(thing_ids)
+    stuff_ids = [category for category in range(num_classes) if category not in things]
     boxes = [box.grown(box_margin, (size[0], size[1])) for box in kept.values()]
     whole = outside == "zero" or return_logits
     contest = Contest(
@@ -121,11 +122,11 @@ def fuse(
         only_stuff=fill_void,
         keep_maps=return_logits,
     )
-    names = [int(categories[index]) for index in kept]
+    names, confidences = categories[list(kept)].tolist(), scores[list(kept)].tolist()
     for code, (index, category, box) in enumerate(zip(kept, names, boxes, strict=True), start=num_classes):
         contest.enter(code, mask_logits[index], category, box, scale=mask_logit_scale, outside=outside)
     areas = count_labels(contest.codes, num_classes + len(kept)).tolist()
-    found = _things(names, scores[list(kept)].tolist(), areas[num_classes:], label_divisor, first_code=num_classes)
+    found = _things(names, confidences, areas[num_classes:], label_divisor, first_code=num_classes)
     found |= _stuff(stuff_ids, areas, stuff_area, label_divisor)
     ids = torch.full((len(areas),), VOID)
     for code, segment in found.items():
