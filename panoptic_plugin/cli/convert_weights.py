@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 from tabulate import tabulate
 
-from panoptic_plugin.backbones.weights import LAYOUTS, ConversionReport, check_plausible, convert_state_dict
+from panoptic_plugin.backbones.weight_layouts import LAYOUTS
+from panoptic_plugin.backbones.weights import ConversionReport, check_plausible, convert_state_dict
 from panoptic_plugin.cli.run import run_cli
 from panoptic_plugin.engine.checkpoint_file import WRITERS, load_state_dict_file, write_checkpoint_file
 from panoptic_plugin.errors import CheckpointError

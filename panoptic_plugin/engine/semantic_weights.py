@@ -14,7 +14,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from panoptic_plugin.backbones.weights import COUNTER, LAYOUTS, convert_state_dict
+from panoptic_plugin.backbones.weight_layouts import COUNTER, LAYOUTS
+from panoptic_plugin.backbones.weights import convert_state_dict
 from panoptic_plugin.engine.checkpoint_file import load_state_dict_file
 from panoptic_plugin.errors import CheckpointError
 
