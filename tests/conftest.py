@@ -24,7 +24,7 @@ def _seeded():
 
 @pytest.fixture(scope="session", autouse=True)
 def _cache_of_its_own(tmp_path_factory):
-    """Evaluations keep the ground truth in a folder of this session, not in that of the user."""
+    """Evaluations keep the ground truth in a folder of this test run, not in that of the user."""
     os.environ["PANOPTIC_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
