@@ -75,6 +75,8 @@ def read_image_bytes(what: str, path: str, max_pixels: int = DEFAULT_MAX_PIXELS)
 
 def undecodable(what: str, path: str, reason: str) -> DatasetError:
     """The error for a file that is there and cannot be decoded."""
+    if "cannot identify image file" in str(reason):  # Pillow goes on with the object that it read from
+        reason = "it begins as no image file does"
     return DatasetError(f"{what} {path} cannot be decoded ({reason}); the file is damaged or incomplete, copy it again")
 
 
