@@ -25,6 +25,7 @@ from panoptic_plugin.backbones.timm_models import (
     efficientnet_arguments,
     freeze_stages,
     look_at,
+    normalisation,
     with_norm,
 )
 from panoptic_plugin.errors import CheckpointError, ConfigError, UserError
@@ -172,11 +173,27 @@ def _check_values(activation: str, norm: str, last_stage: str) -> None:
             raise ConfigError(f"MODEL.TIMM.{key} is {found!r}, expected one of {', '.join(known)}")
 
 
+def _compare_normalisation(cfg: CfgNode) -> None:
+    """Warn where images reach the encoder in other colours than those that its weights were trained with."""
+    mean, std = normalisation(cfg.MODEL.TIMM.NAME)
+    found = (*cfg.MODEL.PIXEL_MEAN, *cfg.MODEL.PIXEL_STD)
+    same = len(found) == len(mean + std) and all(abs(a - b) < 2 for a, b in zip(found, mean + std, strict=True))
+    if cfg.INPUT.FORMAT != "RGB" or not same:
+        logger.warning(
+            "The weights of %s were trained with INPUT.FORMAT RGB, MODEL.PIXEL_MEAN %s and PIXEL_STD %s; the config "
+            "has %s, %s and %s",
+            *(cfg.MODEL.TIMM.NAME, list(mean), list(std)),
+            *(cfg.INPUT.FORMAT, list(cfg.MODEL.PIXEL_MEAN), list(cfg.MODEL.PIXEL_STD)),
+        )
+
+
 @BACKBONE_REGISTRY.register()
 def build_timm_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> TimmBackbone:
     """The encoder that ``MODEL.TIMM`` describes."""
     cfg = with_backbone_keys(cfg)
     keys = cfg.MODEL.TIMM
+    if keys.PRETRAINED and not cfg.MODEL.WEIGHTS:
+        _compare_normalisation(cfg)
     return TimmBackbone(
         keys.NAME,
         remove_se=keys.REMOVE_SE,

@@ -136,6 +136,16 @@ def _no_pyramid(name: str, strides: str) -> ConfigError:
     )
 
 
+def normalisation(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and deviation of RGB pixels, 0 to 255, that the weights of that name were trained with."""
+    from timm.models import get_pretrained_cfg
+
+    check_name(name)
+    weights = get_pretrained_cfg(name)
+    mean, std = (weights.mean, weights.std) if weights is not None else ((0.5,) * 3, (0.5,) * 3)
+    return tuple(round(255 * one, 3) for one in mean), tuple(round(255 * one, 3) for one in std)
+
+
 def efficientnet_arguments(*, remove_se: bool, activation: str, slope: float) -> dict[str, Any]:
     """How EfficientPS changes EfficientNets: without squeeze-and-excitation, with leaky ReLU in the place of SiLU."""
     arguments: dict[str, Any] = {"se_layer": nn.Identity} if remove_se else {}
@@ -173,11 +183,12 @@ def freeze_stages(body: nn.Module, freeze_at: int, modules: Sequence[str]) -> No
         raise ConfigError(f"MODEL.BACKBONE.FREEZE_AT is {freeze_at}, expected 0 (freeze nothing) to {len(STRIDES) + 1}")
     if freeze_at == 0:
         return
-    stages = _stages([name for name, _ in body.named_modules()], modules)
-    parts = [name for name, stage in stages.items() if stage < freeze_at]
+    names = [name for name, _ in body.named_modules()]
+    stages = _stages(names, modules)
+    parts = names if freeze_at > len(STRIDES) else [name for name, stage in stages.items() if stage < freeze_at]
     frozen = [parameter for name in parts for parameter in body.get_submodule(name).parameters(recurse=False)]
     if not frozen:
-        raise ConfigError(f"MODEL.BACKBONE.FREEZE_AT is {freeze_at}, which this encoder cannot do; set it to 0")
+        raise ConfigError(f"MODEL.BACKBONE.FREEZE_AT is {freeze_at}, which this encoder cannot do; set it to 0 or 5")
     for parameter in frozen:
         parameter.requires_grad_(False)
     for name in parts:

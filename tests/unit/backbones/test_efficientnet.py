@@ -285,6 +285,21 @@ def test_weights_are_loaded_where_a_training_starts_without_others(monkeypatch):
     assert loaded == ["efficientnet_lite0"]
 
 
+def test_images_in_other_colours_than_the_weights_saw_are_warned_of(caplog):
+    cfg = get_cfg()
+    cfg.MODEL.TIMM.NAME, cfg.MODEL.BACKBONE.FREEZE_AT = "tf_efficientnet_b0.ap_in1k", 0
+    with torch.device("meta"):
+        build_timm_backbone(cfg, ShapeSpec(channels=3))
+        assert "INPUT.FORMAT RGB, MODEL.PIXEL_MEAN [127.5, 127.5, 127.5]" in caplog.text
+        caplog.clear()
+        cfg.MODEL.TIMM.NAME, cfg.INPUT.FORMAT = "tf_efficientnet_b0.aa_in1k", "RGB"
+        cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
+        build_timm_backbone(cfg, ShapeSpec(channels=3))
+        cfg.INPUT.FORMAT, cfg.MODEL.TIMM.PRETRAINED = "BGR", False
+        build_timm_backbone(cfg, ShapeSpec(channels=3))
+    assert not caplog.text
+
+
 def test_nothing_is_loaded_where_it_is_not_wanted():
     backbone = TimmBackbone("efficientnet_lite0", pretrained=False, weights="missing.pth")
     before = backbone.body.conv_stem.weight.clone()
@@ -301,7 +316,7 @@ def test_nothing_is_loaded_where_it_is_not_wanted():
         ("resnetv2_50x1_bit.", {}, "Invalid pretrained tag"),
         ("coatnet_nano_rw_224", {}, "coatnet_nano_rw_224', which does not take images of every size ("),
         ("vit_tiny_patch16_224.", {}, ""),
-        ("hrnet_w18_small", {"freeze_at": 2}, "FREEZE_AT is 2, which this encoder cannot do; set it to 0"),
+        ("hrnet_w18_small", {"freeze_at": 2}, "FREEZE_AT is 2, which this encoder cannot do; set it to 0 or 5"),
         ("resnet18", {"freeze_at": 6}, "MODEL.BACKBONE.FREEZE_AT is 6, expected 0 (freeze nothing) to 5"),
         (B0, {"activation": "swish"}, "MODEL.TIMM.ACT is 'swish', expected one of leaky_relu, default"),
         (B0, {"norm": "GN"}, "MODEL.TIMM.NORM is 'GN', expected one of BN, SyncBN, FrozenBN"),
