@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.layers import Conv2d, DepthwiseSeparableConv2d, ShapeSpec
+from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY
 from detectron2.modeling.backbone import Backbone
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
@@ -17,11 +17,11 @@ from torch.nn import functional as F
 from panoptic_plugin.backbones.config import with_backbone_keys
 from panoptic_plugin.backbones.efficientnet import NAMES, build_timm_backbone
 from panoptic_plugin.errors import ConfigError
-from panoptic_plugin.layers.norm import NORMS, make_norm
+from panoptic_plugin.layers.convolutions import conv_norm, leaky_relu, separable_conv_norm
+from panoptic_plugin.layers.norm import NORMS
 
 OUT_CONVS = ("dwsep", "conv")
 TOP_BLOCKS = ("maxpool", "none")
-_SLOPE = 0.01
 
 
 class TwoWayFPN(Backbone):
@@ -61,10 +61,11 @@ class TwoWayFPN(Backbone):
         self.bottom_up = bottom_up
         self.in_features = list(in_features)
         channels = [shapes[name].channels for name in in_features]
-        self.top_down = nn.ModuleList(_conv(one, out_channels, 1, norm) for one in channels)
-        self.bottom_up_again = nn.ModuleList(_conv(one, out_channels, 1, norm) for one in channels)
-        make = _conv if out_conv == "conv" else _separable_conv
-        self.outputs = nn.ModuleList(make(out_channels, out_channels, 3, norm) for _ in channels)
+        kind: dict[str, Any] = {"norm": norm, "activation": leaky_relu}
+        self.top_down = nn.ModuleList(conv_norm(one, out_channels, 1, **kind) for one in channels)
+        self.bottom_up_again = nn.ModuleList(conv_norm(one, out_channels, 1, **kind) for one in channels)
+        make = conv_norm if out_conv == "conv" else separable_conv_norm
+        self.outputs = nn.ModuleList(make(out_channels, out_channels, 3, **kind) for _ in channels)
         self.top_block = top_block
         strides = [shapes[name].stride for name in in_features]
         self._shapes = {
@@ -113,32 +114,6 @@ def _check_values(values: Mapping[str, tuple[str, Sequence[str]]]) -> None:
 
 def _resized(features: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     return F.interpolate(features, size=like.shape[-2:], mode="nearest")
-
-
-def _conv(in_channels: int, out_channels: int, kernel_size: int, norm: str) -> Conv2d:
-    return Conv2d(
-        in_channels,
-        out_channels,
-        kernel_size,
-        padding=kernel_size // 2,
-        bias=False,
-        norm=make_norm(norm, out_channels),
-        activation=partial(F.leaky_relu, negative_slope=_SLOPE),
-    )
-
-
-def _separable_conv(in_channels: int, out_channels: int, kernel_size: int, norm: str) -> DepthwiseSeparableConv2d:
-    activation = partial(F.leaky_relu, negative_slope=_SLOPE)
-    return DepthwiseSeparableConv2d(
-        in_channels,
-        out_channels,
-        kernel_size,
-        padding=kernel_size // 2,
-        norm1=partial(make_norm, norm),
-        activation1=activation,
-        norm2=partial(make_norm, norm),
-        activation2=activation,
-    )
 
 
 @BACKBONE_REGISTRY.register()
