@@ -271,8 +271,10 @@ def _lean(cfg: CfgNode) -> CfgNode:
     """Without the outputs that a result does not need: logits of the full size, a mask an instance."""
     cfg = cfg.clone()
     cfg.defrost()
-    system = cfg.MODEL.PANOPTIC_DEEPLAB
-    for key in ("RETURN_LOGITS", "PREDICT_INSTANCES"):
-        if key in system:
-            system[key] = False
+    model = cfg.MODEL
+    keys = ((model.PANOPTIC_DEEPLAB, "RETURN_LOGITS"), (model.PANOPTIC_DEEPLAB, "PREDICT_INSTANCES"),
+            (model.SOLOV2, "PREDICT_INSTANCES"), (model.DETR.TEST, "INSTANCE_ON"))  # fmt: skip
+    for section, key in keys:
+        if key in section:
+            section[key] = False
     return cfg

@@ -43,7 +43,7 @@ def build_evaluator(
 
     Args:
         cfg: reads OUTPUT_DIR, DATASETS.TEST, TEST.SAVE_PREDICTIONS, TEST.BOUNDARY, TEST.BOUNDARY_DILATION,
-            MODEL.PANOPTIC_DEEPLAB.PREDICT_INSTANCES and the keys of :func:`use_cache`.
+            the keys of :func:`predicts_instances` and of :func:`use_cache`.
         dataset_name: a registered dataset.
         output_dir: receives what docs/evaluation.md lists; by default OUTPUT_DIR/inference, and a folder of the
             dataset's name in it where DATASETS.TEST names several.
@@ -71,7 +71,7 @@ def build_evaluator(
             labels,
             dataset_name=dataset_name,
             folder=folder,
-            with_instances=bool(labels.thing_ids) and cfg.MODEL.PANOPTIC_DEEPLAB.PREDICT_INSTANCES,
+            with_instances=bool(labels.thing_ids) and predicts_instances(cfg),
             instance_metric=cfg.TEST.INSTANCE_METRIC,
             boundary=cfg.TEST.BOUNDARY_DILATION if cfg.TEST.BOUNDARY else None,
             save=cfg.TEST.SAVE_PREDICTIONS,
@@ -84,6 +84,16 @@ def build_evaluator(
         f"dataset {dataset_name} has the evaluator_type {kind!r}; expected one of {', '.join(PANOPTIC_TYPES)}, "
         f"{', '.join(SEMANTIC_TYPES)}. Set it where the dataset is registered"
     )
+
+
+def predicts_instances(cfg: CfgNode) -> bool:
+    """Whether results of the model hold ``instances``; the key for it depends on MODEL.META_ARCHITECTURE."""
+    model = cfg.MODEL
+    if model.META_ARCHITECTURE == "PanopticDETR":
+        return model.DETR.TEST.INSTANCE_ON
+    if model.META_ARCHITECTURE == "PluginEfficientPS":
+        return model.SOLOV2.PREDICT_INSTANCES
+    return model.PANOPTIC_DEEPLAB.PREDICT_INSTANCES
 
 
 def results_folder(cfg: CfgNode, dataset_name: str) -> Path:

@@ -20,7 +20,7 @@ from detectron2.utils.events import CommonMetricPrinter, JSONWriter
 from panoptic_plugin.engine.setup import LOGGERS
 from panoptic_plugin.engine.termination import StopOnSignalHook
 from panoptic_plugin.engine.trainer import PanopticTrainer
-from panoptic_plugin.evaluation.build import panoptic_evaluator
+from panoptic_plugin.evaluation.build import panoptic_evaluator, predicts_instances
 from panoptic_plugin.evaluation.evaluator import Evaluated, ImageEvaluator
 from panoptic_plugin.evaluation.panoptic_labels import PanopticLabels
 from panoptic_plugin.files import replace_file
@@ -140,7 +140,7 @@ class TrialTrainer(PanopticTrainer):
             labels,
             dataset_name=name,
             folder=None,
-            with_instances=bool(labels.thing_ids) and self.cfg.MODEL.PANOPTIC_DEEPLAB.PREDICT_INSTANCES,
+            with_instances=bool(labels.thing_ids) and predicts_instances(self.cfg),
         )
         evaluator.on_results = self._keep_images
         return evaluator

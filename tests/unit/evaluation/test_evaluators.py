@@ -47,6 +47,25 @@ def test_results_and_report(scene_set, caplog):
     assert content["num_categories"] == {"All": 4, "Things": 2, "Stuff": 2}
 
 
+@pytest.mark.parametrize(
+    ("system", "section"),
+    [
+        ("PluginPanopticDeepLab", "PANOPTIC_DEEPLAB.PREDICT_INSTANCES"),
+        ("PluginEfficientPS", "SOLOV2.PREDICT_INSTANCES"),
+        ("PanopticDETR", "DETR.TEST.INSTANCE_ON"),
+    ],
+)
+def test_no_ap_of_a_model_whose_instances_are_off(scene_set, system, section):
+    cfg = scene_set.cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.MASK_ON = system, True
+    with_ap = build_evaluator(cfg, scene_set.name)
+    cfg.merge_from_list([f"MODEL.{section}", False])
+    without = build_evaluator(cfg, scene_set.name)
+    assert [part.task for part in with_ap._metrics] == ["panoptic_seg", "sem_seg", "segm"]
+    assert [part.task for part in without._metrics] == ["panoptic_seg", "sem_seg"]
+
+
 def test_order_and_identical_duplicates_do_not_matter(scene_set):
     straight = _evaluate(scene_set)
     assert _evaluate(scene_set, order=[4, 2, 0, 3, 1, 2, 4]) == straight
