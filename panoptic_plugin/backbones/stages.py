@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from detectron2.layers import FrozenBatchNorm2d
 from torch import nn
 
 from panoptic_plugin.errors import ConfigError
+from panoptic_plugin.layers.norm import freeze_batch_norm
 
 FEATURES = ("res2", "res3", "res4", "res5")
 
@@ -41,6 +41,6 @@ def freeze_stages(backbone: nn.Module, stages: Sequence[Sequence[str]], freeze_a
         raise ConfigError(f"MODEL.BACKBONE.FREEZE_AT is {freeze_at}, expected 0 (freeze nothing) to {len(stages)}")
     for stage in stages[:freeze_at]:
         for name in stage:
-            module = FrozenBatchNorm2d.convert_frozen_batchnorm(getattr(backbone, name))
+            module = freeze_batch_norm(getattr(backbone, name))
             module.requires_grad_(False)
             setattr(backbone, name, module)

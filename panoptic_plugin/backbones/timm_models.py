@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from panoptic_plugin.errors import CheckpointError, ConfigError
+from panoptic_plugin.layers.norm import freeze_batch_norm
 
 STRIDES = (4, 8, 16, 32)
 # Any multiple of the largest stride must do: the sides differ, and neither is the size that transformers are made for.
@@ -155,17 +156,17 @@ def efficientnet_arguments(*, remove_se: bool, activation: str, slope: float) ->
 
 
 def with_norm(body: nn.Module, norm: str) -> nn.Module:
-    """Batch norms exchanged by timm's own functions: PyTorch's and Detectron2's drop the activation that is in them.
+    """Batch norms exchanged for others that keep the activation within: PyTorch's and Detectron2's converters drop it.
 
     Args:
         body: changed in place, or what the result is made of.
         norm: "BN" leaves it, "SyncBN" or "FrozenBN".
     """
-    from timm.layers import convert_sync_batchnorm, freeze_batch_norm_2d
+    from timm.layers import convert_sync_batchnorm
 
     if norm == "SyncBN":
         return convert_sync_batchnorm(body)
-    return freeze_batch_norm_2d(body) if norm == "FrozenBN" else body
+    return freeze_batch_norm(body) if norm == "FrozenBN" else body
 
 
 def freeze_stages(body: nn.Module, freeze_at: int, modules: Sequence[str]) -> None:
@@ -195,7 +196,7 @@ def freeze_stages(body: nn.Module, freeze_at: int, modules: Sequence[str]) -> No
         module = body.get_submodule(name)
         if isinstance(module, (nn.BatchNorm2d, nn.SyncBatchNorm)):
             parent, _, child = name.rpartition(".")
-            setattr(body.get_submodule(parent), child, with_norm(module, "FrozenBN"))
+            setattr(body.get_submodule(parent), child, freeze_batch_norm(module))
 
 
 def _stages(names: Sequence[str], ends: Sequence[str]) -> dict[str, int]:

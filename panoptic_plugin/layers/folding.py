@@ -16,7 +16,7 @@ from detectron2.layers import Conv2d, FrozenBatchNorm2d, NaiveSyncBatchNorm
 from torch import nn
 
 CONVOLUTIONS = (nn.Conv2d, Conv2d)
-ACTIVATED_NORMS = ("BatchNormAct2d", "SyncBatchNormAct", "FrozenBatchNormAct2d", "NaiveSyncBatchNormAct")
+ACTIVATED_NORMS = ("BatchNormAct2d", "SyncBatchNormAct", "NaiveSyncBatchNormAct", "FrozenBatchNormAct")
 NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm, NaiveSyncBatchNorm, FrozenBatchNorm2d)
 
 

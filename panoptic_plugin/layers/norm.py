@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 import torch
-from detectron2.layers import NaiveSyncBatchNorm, get_norm
+from detectron2.layers import FrozenBatchNorm2d, NaiveSyncBatchNorm, get_norm
 from torch import nn
 
 from panoptic_plugin.errors import ConfigError
@@ -67,6 +67,43 @@ class NaiveSyncBatchNormAct(NaiveSyncBatchNorm):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.act(self.drop(super().forward(x)))
+
+
+class FrozenBatchNormAct(FrozenBatchNorm2d):
+    """A fixed batch normalisation with ``drop`` and ``act`` after it, which whoever makes it sets."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.act(self.drop(super().forward(x)))
+
+
+def freeze_batch_norm(module: nn.Module) -> nn.Module:
+    """Exchange each batch norm for a fixed one with the same statistics, keys and, where it holds one, activation.
+
+    Detectron2's converter drops the activation that timm's norms hold; timm's own, and torchvision's, give float32
+    where autocast gave less.
+
+    Returns:
+        ``module`` itself, changed in place; or the replacement, where it is a batch norm.
+    """
+    if isinstance(module, (nn.BatchNorm2d, nn.SyncBatchNorm)):
+        return _frozen(module)
+    for name, child in module.named_children():
+        replacement = freeze_batch_norm(child)
+        if replacement is not child:
+            setattr(module, name, replacement)
+    return module
+
+
+def _frozen(norm: nn.BatchNorm2d | nn.SyncBatchNorm) -> nn.Module:
+    has_activation = hasattr(norm, "act")
+    frozen = (FrozenBatchNormAct if has_activation else FrozenBatchNorm2d)(norm.num_features, norm.eps)
+    if has_activation:
+        frozen.act, frozen.drop = norm.act, norm.drop
+    for name in ("weight", "bias", "running_mean", "running_var"):
+        value = getattr(norm, name)
+        if value is not None:
+            setattr(frozen, name, value.detach().clone())
+    return frozen.train(norm.training)
 
 
 def _without_sync(norm: nn.SyncBatchNorm, distributed: bool) -> nn.Module:

@@ -123,8 +123,15 @@ def test_norms_keep_their_activations(norm):
     assert _differs(plain, other.eval()) < 1e-4
 
 
+def test_fixed_norms_keep_the_type_of_mixed_precision():
+    for name in ("efficientnet_lite0", "resnet18"):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            features = TimmBackbone(name, norm="FrozenBN")(torch.randn(1, 3, 64, 64))
+        assert {feature.dtype for feature in features.values()} == {torch.bfloat16}
+
+
 def test_converters_of_pytorch_and_detectron2_lose_activations():
-    """Why timm's own are used."""
+    """Why they are not used."""
     assert _differs(_trained(), nn.SyncBatchNorm.convert_sync_batchnorm(_trained()).eval()) > 0.1
     assert _differs(_trained(), FrozenBatchNorm2d.convert_frozen_batchnorm(_trained())) > 0.1
 
@@ -158,7 +165,7 @@ def test_synchronised_norms_are_exchanged_with_their_activations(distributed):
         ("tf_efficientnet_lite0", "FrozenBN", 0),
         ("mobilenetv3_small_050", "BN", 1),  # its conv_stem and bn1
         ("resnet18", "BN", 0),
-        ("resnet18", "FrozenBN", 20),  # torchvision's
+        ("resnet18", "FrozenBN", 0),
     ],
 )
 def test_folding_takes_norms_and_no_activation(name, norm, left):

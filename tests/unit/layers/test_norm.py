@@ -6,7 +6,7 @@ from detectron2.layers import FrozenBatchNorm2d, NaiveSyncBatchNorm
 from torch import nn
 
 from panoptic_plugin.errors import ConfigError
-from panoptic_plugin.layers.norm import NORMS, init_conv, make_norm, replace_sync_batch_norm
+from panoptic_plugin.layers.norm import NORMS, freeze_batch_norm, init_conv, make_norm, replace_sync_batch_norm
 
 
 @pytest.mark.parametrize(
@@ -58,6 +58,20 @@ def test_sync_batch_norm_is_replaced_with_the_same_tensors(distributed, kind):
     assert type(model[1][0]) is kind and model[1][0].weight is weight
     assert list(model.state_dict()) == keys
     torch.testing.assert_close(model(x), expected)
+
+
+@pytest.mark.parametrize("name", ["BN", "SyncBN", "naiveSyncBN"])
+def test_frozen_norms_have_the_tensors_of_the_trained_ones(name):
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Sequential(make_norm(name, 4, eps=1e-3))).eval()
+    for tensor in (model[1][0].weight.data, model[1][0].bias.data, model[1][0].running_var):
+        tensor.uniform_(0.5, 2)
+    keys, x = set(model.state_dict()), torch.randn(2, 3, 5, 5)
+    expected = model(x)
+    frozen = freeze_batch_norm(model)
+    assert type(frozen[1][0]) is FrozenBatchNorm2d
+    assert set(frozen.state_dict()) == keys - {"1.0.num_batches_tracked"}
+    torch.testing.assert_close(frozen(x), expected)
+    torch.testing.assert_close(frozen.train()(x), expected)
 
 
 def test_depthwise_convolution_is_initialised_by_the_fan_of_one_group():
