@@ -157,9 +157,9 @@ def shared_root(tmp_path_factory) -> Path:
 def _write_categories(cfg: CfgNode, root: Path) -> None:
     """The categories of each custom dataset, which is all that building a model reads of it."""
     num_classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
-    num_stuff = max(num_classes - cfg.MODEL.SOLOV2.NUM_CLASSES, 1)
-    classes = range(num_classes)
-    categories = [{"id": number, "name": str(number), "isthing": int(number >= num_stuff)} for number in classes]
+    # Nuclei have one thing class; things of the construction site begin at 17.
+    num_stuff = 17 if num_classes == 65 else 1
+    categories = [{"id": one, "name": str(one), "isthing": int(one >= num_stuff)} for one in range(num_classes)]
     for entry in cfg.DATASETS.CUSTOM:
         file = root / entry["PANOPTIC_JSON"]
         file.parent.mkdir(parents=True, exist_ok=True)
