@@ -37,7 +37,7 @@ def train_beside_empty_images(folder: str, config: str) -> None:
 
     Notes the losses of each step, and a digest of the weights.
     """
-    cfg = load_config(config, ["MODEL.RESNETS.NORM", "FrozenBN"])
+    cfg = load_config(config, ["MODEL.TIMM.NORM", "FrozenBN"])
     rank = comm.get_rank()
     torch.manual_seed(0)
     model = wrap_distributed(build_model(cfg).train())

@@ -16,7 +16,6 @@ from tiny_training import job_environment, make_scenes
 from panoptic_plugin.cli.train import main as train
 from panoptic_plugin.config import load_config
 from panoptic_plugin.data.mapper import PanopticMapper
-from panoptic_plugin.engine.checkpoint import PluginCheckpointer
 from panoptic_plugin.engine.launch import _free_port, start_processes
 from panoptic_plugin.engine.model import build_model
 from panoptic_plugin.engine.optim import build_optimizer
@@ -69,18 +68,20 @@ def test_the_second_stage_trains_32_tensors_and_leaves_the_detector_as_it_is(cha
 
 
 def test_classes_and_boxes_are_the_same_to_the_bit_after_the_second_stage(chain: Path, repository: Path):
+    cfg = load_config(configs(repository, "masks"), SHORT)
+    # One model for both: where PyTorch's kernels find weights in memory may decide their last bits.
+    model = build_model(cfg).eval()
+    mapper = PanopticMapper(cfg, is_train=False)
+    images = model.images([mapper(dict(one)) for one in DatasetCatalog.get(cfg.DATASETS.TRAIN[0])])
+    padding = torch.zeros(images.tensor[:, 0].shape, dtype=torch.bool)
     found = []
-    for stage in ("boxes", "masks"):
-        cfg = load_config(configs(repository, stage), SHORT)
-        model = build_model(cfg).eval()
-        PluginCheckpointer(model, eval_only=True).load(str(chain / stage / "model_final.pth"))
-        mapper = PanopticMapper(cfg, is_train=False)
-        images = model.images([mapper(dict(one)) for one in DatasetCatalog.get(cfg.DATASETS.TRAIN[0])])
+    for stage in ("boxes", "masks", "boxes"):
+        model.load_state_dict(weights(chain / stage), strict=False)
         with torch.no_grad():
-            padding = torch.zeros(images.tensor[:, 0].shape, dtype=torch.bool)
             found.append(model.network.detect(images.tensor, padding))
-    assert torch.equal(found[0].logits, found[1].logits) and torch.equal(found[0].boxes, found[1].boxes)
-    assert found[0].logits.shape[1] == 4
+    assert found[0].logits.shape[1] == 4 and bool(found[0].logits.std() > 0)
+    for other in found[1:]:
+        assert torch.equal(found[0].logits, other.logits) and torch.equal(found[0].boxes, other.boxes)
 
 
 @pytest.mark.parametrize(
