@@ -13,7 +13,7 @@ from tiny_training import job_environment
 from panoptic_plugin.cli.train import main as train
 
 pytestmark = pytest.mark.slow
-ITERATIONS = 450
+ITERATIONS = 380
 SEED_OF_SCENES = 23  # a ground and three discs or squares in each scene
 
 
