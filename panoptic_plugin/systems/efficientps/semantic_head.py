@@ -12,17 +12,17 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode, configurable
-from detectron2.layers import Conv2d, DepthwiseSeparableConv2d, ShapeSpec
+from detectron2.layers import ShapeSpec
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from torch import nn
 from torch.nn import functional as F
 
 from panoptic_plugin.errors import ConfigError
-from panoptic_plugin.layers.norm import make_norm
+from panoptic_plugin.layers.convolutions import conv_norm, leaky_relu, separable_conv_norm
 from panoptic_plugin.losses.hard_pixel_mining import SCOPES, hard_pixel_mining
 
 STRIDES = (4, 8, 16, 32)
-_LEAKY = partial(F.leaky_relu, negative_slope=0.01)
+_separable = partial(separable_conv_norm, activation=leaky_relu)
 
 
 class LargeScaleFeatures(nn.Sequential):
@@ -48,9 +48,7 @@ class DensePredictionCell(nn.Module):
         self.oblong = branch(dilation=(6, 21))
         self.far = branch(dilation=(18, 15))
         self.after_far = branch(dilation=(6, 3))
-        self.project = Conv2d(
-            5 * in_channels, out_channels, 1, bias=False, norm=make_norm(norm, out_channels), activation=_LEAKY
-        )
+        self.project = conv_norm(5 * in_channels, out_channels, 1, norm=norm, activation=leaky_relu)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         first = self.wide(x)
@@ -181,22 +179,6 @@ class EfficientPSSemSegHead(nn.Module):
             round_up=True,
         )
         return {"loss_sem_seg": loss * self.loss_weight}
-
-
-def _separable(
-    in_channels: int, out_channels: int, *, norm: str, dilation: tuple[int, int] = (1, 1)
-) -> DepthwiseSeparableConv2d:
-    """3x3 for each channel, then 1x1; dilation is (rows, columns), and the size stays."""
-    return DepthwiseSeparableConv2d(
-        in_channels,
-        out_channels,
-        padding=dilation,
-        dilation=dilation,
-        norm1=partial(make_norm, norm),
-        activation1=_LEAKY,
-        norm2=partial(make_norm, norm),
-        activation2=_LEAKY,
-    )
 
 
 def _resize(maps: torch.Tensor, size: Sequence[int]) -> torch.Tensor:

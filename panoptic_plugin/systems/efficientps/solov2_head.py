@@ -13,12 +13,12 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode, configurable
-from detectron2.layers import Conv2d, DepthwiseSeparableConv2d, ShapeSpec
+from detectron2.layers import Conv2d, ShapeSpec
 from torch import nn
 from torch.nn import functional as F
 
 from panoptic_plugin.errors import ConfigError
-from panoptic_plugin.layers.norm import make_norm
+from panoptic_plugin.layers.convolutions import conv_norm, separable_conv_norm
 
 CONVOLUTIONS = ("standard", "dwsep")
 _MASK_STRIDE = 4
@@ -161,8 +161,8 @@ class MaskBranch(nn.Module):
         for level in range(num_levels):
             located = 2 if level == num_levels - 1 and level else 0
             widths = [in_channels + located] + [channels] * max(level, 1)
-            self.levels.append(nn.ModuleList(make(first, second, 3, norm) for first, second in _pairs(widths)))
-        self.out = _conv(channels, out_channels, 1, norm)
+            self.levels.append(nn.ModuleList(make(first, second, 3, norm=norm) for first, second in _pairs(widths)))
+        self.out = conv_norm(channels, out_channels, 1, norm=norm, activation=F.relu)
 
     def forward(self, levels: Sequence[torch.Tensor]) -> torch.Tensor:
         """
@@ -195,39 +195,17 @@ def with_coordinates(features: torch.Tensor) -> torch.Tensor:
 
 def _tower(in_channels: int, *, channels: int, num_convs: int, norm: str, conv: str) -> nn.Sequential:
     widths = [in_channels] + [channels] * num_convs
-    return nn.Sequential(*(MAKERS[conv](first, second, 3, norm) for first, second in _pairs(widths)))
+    return nn.Sequential(*(MAKERS[conv](first, second, 3, norm=norm) for first, second in _pairs(widths)))
 
 
 def _pairs(widths: Sequence[int]) -> list[tuple[int, int]]:
     return list(zip(widths[:-1], widths[1:], strict=True))
 
 
-def _conv(in_channels: int, out_channels: int, kernel_size: int, norm: str) -> Conv2d:
-    return Conv2d(
-        in_channels,
-        out_channels,
-        kernel_size,
-        padding=kernel_size // 2,
-        bias=False,
-        norm=make_norm(norm, out_channels),
-        activation=F.relu,
-    )
-
-
-def _separable_conv(in_channels: int, out_channels: int, kernel_size: int, norm: str) -> DepthwiseSeparableConv2d:
-    return DepthwiseSeparableConv2d(
-        in_channels,
-        out_channels,
-        kernel_size,
-        padding=kernel_size // 2,
-        norm1=partial(make_norm, norm),
-        activation1=F.relu,
-        norm2=partial(make_norm, norm),
-        activation2=F.relu,
-    )
-
-
-MAKERS = {"standard": _conv, "dwsep": _separable_conv}
+MAKERS = {
+    "standard": partial(conv_norm, activation=F.relu),
+    "dwsep": partial(separable_conv_norm, activation=F.relu),
+}
 
 
 def _check_levels(
