@@ -13,7 +13,7 @@ from tiny_training import job_environment
 from panoptic_plugin.cli.train import main as train
 
 pytestmark = pytest.mark.slow
-ITERATIONS = 380
+ITERATIONS = 450  # PQ 89.7 after 340, 95.4 after 380, 97.9 after 450
 SEED_OF_SCENES = 23  # a ground and three discs or squares in each scene
 
 
