@@ -6,17 +6,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from detectron2.structures import BitMasks, Instances
+from detectron2.structures import Boxes, Instances
 from torch.nn import functional as F
 
+from panoptic_plugin.postprocessing.enlarged_masks import enlarged_masks
 from panoptic_plugin.postprocessing.fusion import fuse
+from panoptic_plugin.postprocessing.mask_boxes import boxes_of_masks
 from panoptic_plugin.postprocessing.resize import to_output_size
 from panoptic_plugin.systems.efficientps.solov2_masks import SOLOv2Masks
 
 Size = tuple[int, int]
-
-# Masks that are enlarged to the size of the image at a time.
-_MASKS_AT_ONCE = 8
 
 
 class MaskResults:
@@ -100,17 +99,21 @@ class MaskResults:
 
     def _instances(self, masks: SOLOv2Masks, categories: torch.Tensor, **sizes: Size) -> Instances:
         """The masks before the fusion, which may overlap; those without a pixel are left out."""
-        found = torch.zeros((len(masks.logits), *sizes["size"]), dtype=torch.bool, device=masks.logits.device)
-        for first in range(0, len(found), _MASKS_AT_ONCE):
-            some = slice(first, first + _MASKS_AT_ONCE)
-            found[some] = _enlarge(masks.logits[some].sigmoid(), **sizes) > self.mask_threshold
+        found = enlarged_masks(masks.logits.sigmoid(), self.mask_threshold, **sizes)
         kept = found.flatten(1).any(dim=1)
         result = Instances(sizes["size"])
         result.pred_masks = found if bool(kept.all()) else found[kept]
-        result.pred_boxes = BitMasks(result.pred_masks).get_bounding_boxes().to(found.device)
+        result.pred_boxes = _boxes(result.pred_masks)
         result.pred_classes = categories[kept]
         result.scores = masks.scores[kept]
         return result
+
+
+def _boxes(masks: torch.Tensor) -> Boxes:
+    # As Detectron2's BitMasks.get_bounding_boxes, which looks at each mask by itself: x0, y0, x1, y1, the last two one
+    # past the last pixel.
+    boxes = [(box.left, box.top, box.right, box.bottom) for box in boxes_of_masks(masks.view(torch.uint8))]
+    return Boxes(torch.tensor(boxes, dtype=torch.float32, device=masks.device).reshape(-1, 4))
 
 
 def _enlarge(maps: torch.Tensor, *, image_size: Size, padded_size: Size, size: Size) -> torch.Tensor:
