@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import detr_job
 import pytest
 import torch
 from detectron2.data import DatasetCatalog
-from tiny_training import job_environment, make_scenes
 
 from panoptic_plugin.cli.train import main as train
 from panoptic_plugin.config import load_config
@@ -28,13 +26,6 @@ KEY = "MODEL.DETR.FROZEN_WEIGHTS"
 
 def configs(repository: Path, stage: str) -> str:
     return str(repository / "configs" / "quick" / f"detr_cityscapes_{stage}.yaml")
-
-
-@pytest.fixture(scope="module")
-def scenes(tmp_path_factory) -> Iterator[Path]:
-    folder = make_scenes(tmp_path_factory.mktemp("scenes"), "cityscapes", num_train=4, num_val=2)
-    with job_environment(folder):
-        yield folder
 
 
 @pytest.fixture(scope="module")

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from tiny_training import job_environment, make_scenes
 
 from panoptic_plugin.cli.demo import main as demo
 from panoptic_plugin.cli.train import main as train
@@ -19,13 +17,6 @@ SHORT = ["SOLVER.MAX_ITER", "3", "SOLVER.IMS_PER_BATCH", "2", "DATALOADER.NUM_WO
          "INPUT.MIN_SIZE_TRAIN", "(64,)", "INPUT.MIN_SIZE_TEST", "64", "INPUT.MAX_SIZE_TEST", "128",
          "INPUT.CROP.SIZE", "[64,96]", "MODEL.TIMM.NAME", "efficientnet_lite0",
          "TEST.CLASS_CHARTS", "False"]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def scenes(tmp_path_factory) -> Iterator[Path]:
-    folder = make_scenes(tmp_path_factory.mktemp("scenes"), "cityscapes", num_train=4, num_val=2)
-    with job_environment(folder):
-        yield folder
 
 
 @pytest.fixture(scope="module")

@@ -6,12 +6,11 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from tiny_training import job_environment, make_scenes, write_config
+from tiny_training import write_config
 
 from panoptic_plugin.cli.train import main
 
@@ -19,13 +18,6 @@ pytestmark = pytest.mark.slow
 
 PERIOD, EARLY_STOP, MAX_ITER = 2, 2, 60
 RATES = [1e-3, 1e-4]
-
-
-@pytest.fixture(scope="module")
-def scenes(tmp_path_factory) -> Iterator[Path]:
-    folder = make_scenes(tmp_path_factory.mktemp("scenes"), "cityscapes", num_train=4, num_val=2)
-    with job_environment(folder):
-        yield folder
 
 
 @pytest.fixture(scope="module")
