@@ -11,6 +11,8 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from torch import nn
 
 from panoptic_plugin.errors import ConfigError
+from panoptic_plugin.postprocessing.fusion import OUTSIDE
+from panoptic_plugin.postprocessing.matrix_nms import KERNELS
 from panoptic_plugin.systems.base import Batch, PanopticSystem, build_named_backbone, build_named_sem_seg_head
 from panoptic_plugin.systems.base import output_size as wanted_size
 from panoptic_plugin.systems.efficientps.results import MaskResults
@@ -63,6 +65,7 @@ class PluginEfficientPS(PanopticSystem):
         solo, fusion = cfg.MODEL.SOLOV2, cfg.MODEL.PANOPTIC_FUSION
         classes = panoptic_classes(cfg.DATASETS.TRAIN, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES)
         _check_levels(solo, len(classes.thing_ids), cfg.DATASETS.TRAIN[0])
+        _check_names(cfg)
         backbone = build_named_backbone(cfg)
         return {
             "backbone": backbone,
@@ -174,3 +177,14 @@ def _check_levels(solo: CfgNode, num_things: int, dataset: str) -> None:
     if len(set(lengths.values())) > 1:
         found = ", ".join(f"{key} {length}" for key, length in lengths.items())
         raise ConfigError(f"MODEL.SOLOV2 has lists of unlike length ({found}), expected one entry a level in each")
+
+
+def _check_names(cfg: CfgNode) -> None:
+    """Names that only inference reads, before a training is wasted on them."""
+    found = {
+        "MODEL.SOLOV2.NMS_KERNEL": (cfg.MODEL.SOLOV2.NMS_KERNEL, KERNELS),
+        "MODEL.PANOPTIC_FUSION.OUTSIDE": (cfg.MODEL.PANOPTIC_FUSION.OUTSIDE, OUTSIDE),
+    }
+    for key, (name, known) in found.items():
+        if name not in known:
+            raise ConfigError(f"{key} is {name!r}, expected one of {', '.join(known)}")

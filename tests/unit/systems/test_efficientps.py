@@ -153,3 +153,17 @@ def test_keys_that_do_not_fit(solov2, words):
     with pytest.raises(ConfigError) as caught:
         build_model(_tiny(**solov2))
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [
+        ("MODEL.SOLOV2.NMS_KERNEL", "NMS_KERNEL is 'typo', expected one of gaussian, linear"),
+        ("MODEL.PANOPTIC_FUSION.OUTSIDE", "OUTSIDE is 'typo', expected one of neg_inf, zero"),
+    ],
+)
+def test_names_that_only_inference_reads_are_checked_before(key, words):
+    cfg = _tiny()
+    cfg.merge_from_list([key, "typo"])
+    with pytest.raises(ConfigError, match=words):
+        build_model(cfg)
