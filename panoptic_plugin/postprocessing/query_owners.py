@@ -31,8 +31,9 @@ def find_owners(
         image_size, padded_size, output_size: (H, W), that of the batch, (H', W').
         crop: masks are enlarged to the padded size and cut to (H, W), in place of being enlarged to (H, W).
     """
+    picked = [nearest_sources(*sizes) for sizes in zip(image_size, output_size, strict=True)]
     kind = OfficialOwners if _are_alike(masks) else FastOwners
-    return kind(masks, image_size, padded_size, output_size, crop=crop)
+    return kind(masks, padded_size if crop else image_size, image_size, picked)
 
 
 def _are_alike(masks: torch.Tensor) -> bool:
@@ -48,21 +49,19 @@ class OfficialOwners:
     """All masks enlarged, and the softmax over them at each pixel, step by step as the official code."""
 
     def __init__(
-        self,
-        masks: torch.Tensor,
-        image_size: tuple[int, int],
-        padded_size: tuple[int, int],
-        output_size: tuple[int, int],
-        *,
-        crop: bool,
+        self, masks: torch.Tensor, enlarged: tuple[int, int], image_size: tuple[int, int], picked: list[np.ndarray]
     ) -> None:
-        enlarged = F.interpolate(masks.float()[:, None], size=padded_size if crop else image_size, mode="bilinear")
-        self.masks = enlarged[:, 0, : image_size[0], : image_size[1]].flatten(1)
+        """
+        Args:
+            masks: float (K, h, w).
+            enlarged: the size that they are enlarged to, before they are cut to ``image_size``.
+            image_size: (H, W).
+            picked: int64 (H',) and (W',), the rows and columns of (H, W) that the result has.
+        """
+        whole = F.interpolate(masks.float()[:, None], size=enlarged, mode="bilinear")
+        self.masks = whole[:, 0, : image_size[0], : image_size[1]].flatten(1)
         self.image_size = image_size
-        self.picked = [
-            torch.as_tensor(nearest_sources(*sizes), device=masks.device)
-            for sizes in zip(image_size, output_size, strict=True)
-        ]
+        self.picked = [torch.as_tensor(index, device=masks.device) for index in picked]
 
     def among(self, alive: list[int]) -> torch.Tensor:
         """int64 (H', W'): which of the queries has the highest probability; the first one of equal ones."""
@@ -76,17 +75,10 @@ class FastOwners:
     """Masks at the pixels of the result, without ever enlarging all of them."""
 
     def __init__(
-        self,
-        masks: torch.Tensor,
-        image_size: tuple[int, int],
-        padded_size: tuple[int, int],
-        output_size: tuple[int, int],
-        *,
-        crop: bool,
+        self, masks: torch.Tensor, enlarged: tuple[int, int], image_size: tuple[int, int], picked: list[np.ndarray]
     ) -> None:
-        enlarged = padded_size if crop else image_size
+        """See :class:`OfficialOwners`."""
         device = masks.device
-        picked = [nearest_sources(*sizes) for sizes in zip(image_size, output_size, strict=True)]
         # Fewer rows or columns: look at those alone. More: repeat them when it is known whose they are.
         shrinks = [len(index) <= size for index, size in zip(picked, image_size, strict=True)]
         rows, columns = (
