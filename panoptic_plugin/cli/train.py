@@ -99,12 +99,12 @@ def resolve_config(args: argparse.Namespace):
     Raises:
         ConfigError: a file, key or value that cannot be used, or GPUs that are not there.
     """
-    if not args.config_file:
-        raise ConfigError("no config: give --config-file with a YAML file, for example one of the folder configs")
     overrides = list(args.opts)
     misplaced = [word for word in overrides[::2] if str(word).startswith("--")]
     if misplaced:
         raise ConfigError(f"{misplaced[0]} stands after a KEY VALUE pair; put all options before them")
+    if not args.config_file:
+        raise ConfigError("no config: give --config-file with a YAML file, for example one of the folder configs")
     check_pairs(overrides)
     if args.weights is not None:
         overrides += ["MODEL.WEIGHTS", args.weights]

@@ -43,6 +43,7 @@ def test_dry_run_prints_the_resolved_config(config, capsys):
     [
         ([], "give --config-file"),
         (["--config-file", "CONFIG", "SOLVER.MAX_ITER", "3", "--resume"], "--resume stands after a KEY VALUE pair"),
+        (["SOLVER.MAX_ITER", "3", "--config-file", "CONFIG"], "--config-file stands after a KEY VALUE pair"),
         (["--config-file", "CONFIG", "--num-gpus", "64"], "64"),
         (["--config-file", "CONFIG", "--eval-only"], "--eval-only needs weights"),
         (["--config-file", "CONFIG", "SOLVER.MAX_ITR", "3"], "SOLVER.MAX_ITR"),
